@@ -1,0 +1,41 @@
+# make           build/bothy
+# make demo      boot a stock Debian kernel to a shell on this terminal
+# make check     every test; installs what is missing
+# make bench     measurements against peers, as ratios
+# make install   program, plug-ins and manual page, below DESTDIR/PREFIX
+
+PREFIX ?= /usr/local
+BUILD  ?= build
+SAN    ?= build/san
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) $(NINJAFLAGS)
+
+$(BUILD)/build.ninja:
+	@scripts/deps build
+	@meson setup $(BUILD) --prefix=$(PREFIX) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@rm -f $(BUILD).log
+
+demo: all
+	@scripts/deps demo
+	@scripts/demo $(BUILD)
+
+check: all
+	@scripts/deps check
+	@scripts/check $(BUILD) $(SAN)
+
+bench: all
+	@scripts/deps bench
+	@bench/run $(BUILD)
+
+fuzz:
+	@scripts/deps check
+	@scripts/fuzz
+
+install: all
+	@meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all demo check bench fuzz install clean
