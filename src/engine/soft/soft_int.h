@@ -18,9 +18,11 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 
 #include "base/list.h"
 #include "base/types.h"
+#include "engine/soft/stat.h"
 
 #define KVM_MAX_VCPUS	  256
 #define KVM_MAX_MEM_SLOTS 512
@@ -78,27 +80,8 @@ struct desc_ptr {
 #define EFER_LMA (1ULL << 10)
 #define EFER_NX	 (1ULL << 11)
 
-/* Exception vectors. */
-enum {
-	DE_VECTOR,
-	DB_VECTOR,
-	NMI_VECTOR,
-	BP_VECTOR,
-	OF_VECTOR,
-	BR_VECTOR,
-	UD_VECTOR,
-	NM_VECTOR,
-	DF_VECTOR,
-	TS_VECTOR = 10,
-	NP_VECTOR,
-	SS_VECTOR,
-	GP_VECTOR,
-	PF_VECTOR,
-	MF_VECTOR = 16,
-	AC_VECTOR,
-	MC_VECTOR,
-	XM_VECTOR
-};
+/* Exception vectors: <asm/kvm.h> names all but this one. */
+#define NMI_VECTOR 2
 
 /*
  * x87, SSE and AVX state. Registers live here, not in host registers, between instructions;
@@ -212,8 +195,8 @@ struct kvm_vcpu {
 	u64 guest_debug_dr[8];
 	sigset_t sigmask;
 	bool sigmask_set;
-	struct kvm_clock_vcpu *clock;
-	struct vcpu_stat *stat;
+	struct kvm_vcpu_arch *arch; /* the rest of api and chips (arch_int.h) */
+	struct vcpu_stat *stat;	    /* counters; the cpu adds to its own (stat.h) */
 
 	/* --- an exit to the user that the next KVM_RUN must complete (exec.c) --- */
 	struct {
