@@ -21,6 +21,7 @@
 #ifndef CPU_INT_H
 #define CPU_INT_H
 
+#include "engine/soft/mmu.h"
 #include "engine/soft/soft_int.h"
 
 /* Leave the operation: deliver this exception. Return address and state are those before the
@@ -35,35 +36,7 @@ _Noreturn void raise_page_fault(struct kvm_vcpu *vcpu, u64 linear, u32 error_cod
  * after the user's part it is executed again, and then finds its data (exec.c, completion). */
 _Noreturn void exit_to_user(struct kvm_vcpu *vcpu);
 
-/* ---- memory (mmu.h has the inline hit paths of these) ---- */
-
-/* The access on whose behalf memory is touched. */
-enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
-
-/*
- * size is 1 to 32 (up to 64 for block copies of native.c); any alignment, page crossing included.
- * `linear` has been through segmentation (seg_linear()). MMIO is done here too, by exits.
- * The access is made at the current CPL; the _sys forms are supervisor accesses (descriptor
- * tables, TSS, IDT) whatever the CPL.
- */
-u64 mem_read(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
-void mem_write(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 value);
-void mem_read_bytes(struct kvm_vcpu *vcpu, u64 linear, void *buf, unsigned int len);
-void mem_write_bytes(struct kvm_vcpu *vcpu, u64 linear, const void *buf, unsigned int len);
-u64 mem_read_sys(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
-void mem_write_sys(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 value);
-/* Fault now if [linear, linear + len) cannot be written; later writes of the same instruction
- * will not fault. */
-void mem_probe_write(struct kvm_vcpu *vcpu, u64 linear, unsigned int len);
-/*
- * A host pointer for a read-modify-write of size bytes that lies in one page of RAM, or NULL
- * where it crosses a page or is MMIO: then the caller uses mem_rmw_slow_begin/end, under which
- * no other vCPU does a locked access.
- */
-void *mem_rmw(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
-/* A host pointer to at least 1 and at most *len contiguous bytes from linear, *len cut at the page
- * end; NULL for MMIO. For REP string operations and XSAVE areas. */
-void *mem_span(struct kvm_vcpu *vcpu, u64 linear, u64 *len, enum access access);
+/* ---- memory: mmu.h; struct mmu is the first member of struct cpu ---- */
 
 /* Segment base + offset with all checks (limit, type, canonical); raises #GP or #SS. In 64-bit
  * mode only FS and GS have bases and only the canonical check remains. */
