@@ -29,6 +29,7 @@
 
 struct kvm;
 struct kvm_vcpu;
+struct uop;
 
 /* ------------------------------------------------------------------------------------------ */
 /* Memory slots (slots.c)                                                                     */
@@ -103,9 +104,10 @@ struct fpu_state {
 struct vcpu_control {
 	/* guest state */
 	u64 gpr[16];
-	u64 rip;
-	u64 rflags; /* architectural value; while the cpu runs, the arithmetic flags may be lazy
-		       (flags.h); kvm_get_rflags()/cpu sync makes them true on leaving KVM_RUN */
+	u64 rip;    /* while the cpu runs: of the block's first instruction (uop.h) */
+	u64 rflags; /* while the cpu runs, its arithmetic flags are in vcpu->aflags (flags.h);
+		       state_sync() makes it true on leaving KVM_RUN */
+	u64 zero;   /* always 0: the register that an address without a base or index names */
 	struct segment seg[SEG_COUNT];
 	struct desc_ptr gdtr, idtr;
 	u64 cr0, cr2, cr3, cr4, cr8, efer, xcr0;
@@ -165,9 +167,14 @@ enum {
 struct kvm_vcpu {
 	/* --- hot: the interpreter and a later translator address these off one pointer --- */
 	struct vcpu_control ctl;
-	u32 exit_request; /* polled at block ends; any thread may set it to 1, atomically */
-	u64 requests;	  /* bits KVM_REQ_*, atomic */
-	void *cpu;	  /* struct cpu (cpu_int.h): TLB, block cache, scratch of the back end */
+	u32 exit_request;      /* polled at block ends; any thread may set it to 1, atomically */
+	u64 requests;	       /* bits KVM_REQ_*, atomic */
+	u32 map_generation;    /* changes when any fetch translation may have: blocks.h */
+	u16 aflags;	       /* arithmetic flags: flags.h */
+	u8 mode;	       /* MODE_*: what decoded code depends on (uop.h) */
+	bool events;	       /* leave the chain after this block: interrupts, shadows, traps */
+	const struct uop *uop; /* under execution */
+	void *cpu;	       /* struct cpu (cpu.h): TLB, block cache, scratch of the back end */
 	struct fpu_state fpu;
 	struct msr_state msr;
 
