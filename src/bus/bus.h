@@ -108,9 +108,11 @@ void bus_doorbell_del(struct bus *bus, const struct bus_doorbell *doorbell);
 
 void bus_pio(struct bus *bus, u16 port, bool write, unsigned int size, void *data, u32 count);
 void bus_mmio(struct bus *bus, gpa_t addr, bool write, unsigned int size, void *data);
-/* An entry of the coalesced ring. */
-void bus_coalesced(struct bus *bus, enum bus_space space, u64 addr, unsigned int size,
-		   const void *data);
+/* The VM's coalesced ring, once a vCPU has been mapped. Drained before every dispatch and by a
+ * timer; bus_drain_coalesced() does it now, and takes the lock. */
+struct kvm_coalesced_mmio_ring;
+void bus_set_coalesced_ring(struct bus *bus, struct kvm_coalesced_mmio_ring *ring);
+void bus_drain_coalesced(struct bus *bus);
 
 /* Call fn for every range that was ever accessed, and for the unclaimed ones (name NULL). */
 void bus_for_each_range(struct bus *bus, void (*fn)(void *ctx, const struct bus_range *range),
