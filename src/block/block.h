@@ -50,7 +50,7 @@ enum {
 #define BLOCK_MAX_HOOKS 4
 
 struct block_req;
-typedef void (*block_hook)(struct block_req *req, int result);
+typedef void (*block_hook)(struct block_req *req, void *arg, int result);
 
 /*
  * Memory of the caller (a device allocates one with each slot of its virtqueue). Fill the first
@@ -73,12 +73,14 @@ struct block_req {
 	struct block_queue *queue;
 	struct block *node; /* the layer that handles it now */
 	u64 pos;	    /* offset within that layer */
+	u32 effective;	    /* flags, with what the node's options add */
 	u32 *active;	    /* count of requests in flight that it belongs to, or NULL */
 	int result;
-	u8 nhooks; /* layers that want to see the completion, innermost last */
+	unsigned int parts;  /* of a split request, not done yet */
+	unsigned int nhooks; /* layers that want to see the completion, innermost last */
 	struct {
 		block_hook fn;
-		u64 data;
+		void *arg;
 	} hook[BLOCK_MAX_HOOKS];
 };
 
@@ -108,96 +110,100 @@ struct block_options {
 	bool copy_on_read;    /* what is read from a backing file is written to the image */
 	u64 iops, iops_burst; /* throttle: requests a second, and how many at once; 0: no limit */
 	u64 bps, bps_burst;   /* the same in bytes */
+	/* Not in the table: look at the image itself and open nothing else (info, check). Ranges
+	 * that a backing file would show read as zeros. */
+	bool metadata_only;
 };
 
 /*
- * The entries of an option table for a `struct block_options` that is field m of T; the first
- * (positional) key is "file". Tables that embed them still end with OPT_END.
+ * The entries of an option table for a `struct block_options` inside T, reached by the prefix m:
+ * BLOCK_OPTIONS(struct disk, image.) for a field `image`, BLOCK_OPTIONS(struct block_options, ) for
+ * itself. The first (positional) key is "file". Tables that embed them still end with OPT_END.
  */
 #define BLOCK_OPTIONS(T, m)                                                                        \
 	{.name = "file",                                                                           \
 	 .type = OPT_STRING,                                                                       \
-	 .offset = offsetof(T, m.file),                                                            \
+	 .offset = offsetof(T, m file),                                                            \
 	 .arg = "FILE",                                                                            \
 	 .help = "disk image, block device or nbd:// address"},                                    \
 		{.name = "format",                                                                 \
 		 .type = OPT_STRING,                                                               \
-		 .offset = offsetof(T, m.format),                                                  \
+		 .offset = offsetof(T, m format),                                                  \
 		 .arg = "NAME",                                                                    \
 		 .help = "raw, qcow2 or qed; left out, it is found out from the first bytes"},     \
 		{.name = "readonly",                                                               \
 		 .type = OPT_BOOL,                                                                 \
-		 .offset = offsetof(T, m.readonly),                                                \
+		 .offset = offsetof(T, m readonly),                                                \
 		 .help = "refuse writes"},                                                         \
 		{.name = "cache",                                                                  \
 		 .type = OPT_ENUM,                                                                 \
-		 .offset = offsetof(T, m.cache),                                                   \
+		 .offset = offsetof(T, m cache),                                                   \
 		 .dflt = "writeback",                                                              \
 		 .arg = "MODE",                                                                    \
 		 .choices = block_cache_names,                                                     \
 		 .help = "writeback, none (O_DIRECT), writethrough, or unsafe (flushes ignored)"}, \
 		{.name = "discard",                                                                \
 		 .type = OPT_BOOL,                                                                 \
-		 .offset = offsetof(T, m.discard),                                                 \
+		 .offset = offsetof(T, m discard),                                                 \
 		 .dflt = "on",                                                                     \
 		 .help = "give discarded space back to the host"},                                 \
 		{.name = "backing",                                                                \
 		 .type = OPT_BOOL,                                                                 \
-		 .offset = offsetof(T, m.backing),                                                 \
+		 .offset = offsetof(T, m backing),                                                 \
 		 .help = "open the backing and data files that the image names"},                  \
 		{.name = "backing-file",                                                           \
 		 .type = OPT_STRING,                                                               \
-		 .offset = offsetof(T, m.backing_file),                                            \
+		 .offset = offsetof(T, m backing_file),                                            \
 		 .arg = "FILE",                                                                    \
 		 .help = "open this backing file, whatever the image says"},                       \
 		{.name = "backing-format",                                                         \
 		 .type = OPT_STRING,                                                               \
-		 .offset = offsetof(T, m.backing_format),                                          \
+		 .offset = offsetof(T, m backing_format),                                          \
 		 .arg = "NAME",                                                                    \
 		 .help = "its format"},                                                            \
 		{.name = "data-file",                                                              \
 		 .type = OPT_STRING,                                                               \
-		 .offset = offsetof(T, m.data_file),                                               \
+		 .offset = offsetof(T, m data_file),                                               \
 		 .arg = "FILE",                                                                    \
 		 .help = "qcow2: open this external data file"},                                   \
 		{.name = "lock",                                                                   \
 		 .type = OPT_BOOL,                                                                 \
-		 .offset = offsetof(T, m.lock),                                                    \
+		 .offset = offsetof(T, m lock),                                                    \
 		 .dflt = "on",                                                                     \
 		 .help = "lock the image against other users, as QEMU does"},                      \
 		{.name = "repair",                                                                 \
 		 .type = OPT_BOOL,                                                                 \
-		 .offset = offsetof(T, m.repair),                                                  \
+		 .offset = offsetof(T, m repair),                                                  \
 		 .dflt = "on",                                                                     \
 		 .help = "repair an image that was not closed cleanly"},                           \
 		{.name = "l2-cache",                                                               \
 		 .type = OPT_SIZE,                                                                 \
-		 .offset = offsetof(T, m.l2_cache),                                                \
+		 .offset = offsetof(T, m l2_cache),                                                \
 		 .dflt = "128M",                                                                   \
 		 .arg = "SIZE",                                                                    \
 		 .min = 1 << 20,                                                                   \
 		 .help = "most qcow2 metadata kept in memory"},                                    \
 		{.name = "copy-on-read",                                                           \
 		 .type = OPT_BOOL,                                                                 \
-		 .offset = offsetof(T, m.copy_on_read),                                            \
+		 .offset = offsetof(T, m copy_on_read),                                            \
 		 .help = "copy what is read from the backing file into the image"},                \
 		{.name = "iops",                                                                   \
 		 .type = OPT_U64,                                                                  \
-		 .offset = offsetof(T, m.iops),                                                    \
+		 .offset = offsetof(T, m iops),                                                    \
 		 .arg = "N",                                                                       \
 		 .help = "most requests a second"},                                                \
 		{.name = "iops-burst",                                                             \
 		 .type = OPT_U64,                                                                  \
-		 .offset = offsetof(T, m.iops_burst),                                              \
+		 .offset = offsetof(T, m iops_burst),                                              \
 		 .arg = "N",                                                                       \
 		 .help = "requests that may come at once"},                                        \
 		{.name = "bps",                                                                    \
 		 .type = OPT_SIZE,                                                                 \
-		 .offset = offsetof(T, m.bps),                                                     \
+		 .offset = offsetof(T, m bps),                                                     \
 		 .arg = "SIZE",                                                                    \
 		 .help = "most bytes a second"},                                                   \
 	{                                                                                          \
-		.name = "bps-burst", .type = OPT_SIZE, .offset = offsetof(T, m.bps_burst),         \
+		.name = "bps-burst", .type = OPT_SIZE, .offset = offsetof(T, m bps_burst),         \
 		.arg = "SIZE", .help = "bytes that may come at once"                               \
 	}
 
