@@ -95,8 +95,9 @@ struct io_fragment {
 
 struct io_replay {
 	bool stepping; /* the run loop executes exactly one instruction, for this buffer's sake */
-	bool pending;  /* fragment[count] is at the user */
-	bool string;   /* ... and is a string port transfer, whose data are in vcpu->pio_data */
+	bool pending;  /* the user is asked for fragment[count], or for a string transfer */
+	bool string;   /* ... the latter: its data are in vcpu->pio_data */
+	bool string_done;
 	u32 string_count;
 	u64 linear_rip; /* of the instruction */
 	u32 count, next;
@@ -130,6 +131,7 @@ struct mmu {
 	} watch[4];
 	u32 watch_hits; /* DR6 bits of the instruction under way: #DB after it */
 
+	bool delivering; /* an event: its stack and tables must be RAM */
 	struct io_replay io;
 
 	/* level 1 slots that hold pages that are not global: class * TLB_SIZE + index */
@@ -176,17 +178,21 @@ void mem_write_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 va
 void *mem_rmw_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
 
 /* Host memory of guest pages: other vCPUs write it meanwhile, so each access is one instruction. */
+typedef u16 __attribute__((aligned(1), may_alias)) guest_u16;
+typedef u32 __attribute__((aligned(1), may_alias)) guest_u32;
+typedef u64 __attribute__((aligned(1), may_alias)) guest_u64;
+
 static inline u64 host_load(const void *p, unsigned int size)
 {
 	switch (size) {
 	case 1:
 		return *(const volatile u8 *)p;
 	case 2:
-		return *(const volatile u16 *)p;
+		return *(const volatile guest_u16 *)p;
 	case 4:
-		return *(const volatile u32 *)p;
+		return *(const volatile guest_u32 *)p;
 	default:
-		return *(const volatile u64 *)p;
+		return *(const volatile guest_u64 *)p;
 	}
 }
 
@@ -197,13 +203,13 @@ static inline void host_store(void *p, unsigned int size, u64 value)
 		*(volatile u8 *)p = (u8)value;
 		break;
 	case 2:
-		*(volatile u16 *)p = (u16)value;
+		*(volatile guest_u16 *)p = (u16)value;
 		break;
 	case 4:
-		*(volatile u32 *)p = (u32)value;
+		*(volatile guest_u32 *)p = (u32)value;
 		break;
 	default:
-		*(volatile u64 *)p = value;
+		*(volatile guest_u64 *)p = value;
 		break;
 	}
 }
@@ -249,10 +255,14 @@ static inline void *mem_rmw(struct kvm_vcpu *vcpu, u64 linear, unsigned int size
  */
 struct rmw_slow {
 	_Alignas(16) u8 data[64];
-	u64 linear;
-	unsigned int size;
-	u8 *host[2]; /* both pages' bytes; NULL: MMIO */
-	unsigned int head;
+	u8 n; /* pages */
+	bool locked;
+	struct {
+		u64 gpa;
+		u8 *host; /* NULL: device or ROM */
+		struct kvm_memory_slot *slot;
+		unsigned int len;
+	} part[2];
 };
 void *mem_rmw_slow_begin(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, struct rmw_slow *s);
 void mem_rmw_slow_end(struct kvm_vcpu *vcpu, struct rmw_slow *s);
