@@ -1,0 +1,99 @@
+/* The native executor from inside: stubs and the checks shared by its files. */
+#ifndef NATIVE_INT_H
+#define NATIVE_INT_H
+
+#include "engine/soft/native.h"
+#include "engine/soft/native_tab.h"
+#include "engine/soft/uop.h"
+
+#define CR0_MP	       (1u << 1)
+#define CR0_EM	       (1u << 2)
+#define CR0_TS	       (1u << 3)
+#define CR0_NE	       (1u << 5)
+#define CR4_OSFXSR     (1u << 9)
+#define CR4_OSXMMEXCPT (1u << 10)
+#define CR4_OSXSAVE    (1u << 18)
+#define XCR0_X87       1u
+#define XCR0_SSE       2u
+#define XCR0_AVX       4u
+
+#define MXCSR_FLAGS   0x3fu
+#define MXCSR_MASKS   0x1f80u
+#define MXCSR_DEFAULT 0x1f80u
+#define MXCSR_VALID   0xffffu
+#define FCW_DEFAULT   0x37fu
+#define FSW_ES	      0x80u
+
+/*
+ * reg, rm, vvvv: where these operands are; rm of a memory operand is a host pointer. x4: XMM0 or the
+ * register of an is4 byte. mxcsr is loaded before and stored after floating point: with all
+ * exceptions masked. Returns RFLAGS where the instruction writes flags.
+ */
+typedef u64 native_stub(void *reg, void *rm, void *vvvv, u64 *gpr, void *x4, u32 *mxcsr);
+
+/* An x87 instruction between FRSTOR and FNSAVE (32-bit protected mode format) of env. */
+typedef u64 native_x87_stub(void *env, void *mem);
+
+/* One form of one instruction, shared by the VM's vCPUs and never freed before the VM. */
+struct native_insn {
+	union {
+		native_stub *stub;
+		native_x87_stub *x87;
+	};
+	const struct native_desc *desc;
+	u32 key;   /* see native_emit.c */
+	u8 size;   /* of the memory operand, bytes; 0: register form */
+	u8 align;  /* mask of address bits that must be 0 */
+	u8 x4;	   /* register number */
+	u8 reg, rm; /* enum native_operand in this form */
+	bool vex, store, fp, mmx;
+	bool fp_reg, fp_rm; /* is written under MXCSR: reg, rm */
+};
+
+struct native_form {
+	const struct native_desc *desc;
+	bool vex, l, w, mem;
+	u8 imm, x4;
+};
+
+/* Find or make. NULL: out of memory (errno ENOMEM). Any vCPU's thread. */
+const struct native_insn *native_get(struct kvm *kvm, const struct native_form *form);
+/* The same for an x87 instruction D8 + esc; modrm as in the instruction (registers) or with any mod
+ * below 3 (memory). */
+const struct native_insn *native_get_x87(struct kvm *kvm, u8 opcode, u8 modrm);
+
+/* The row of an instruction, or NULL. digit is ModRM.reg. */
+const struct native_desc *native_lookup(const struct kvm *kvm, u8 map, u8 pfx, u8 op, u8 digit,
+					bool vex, bool mem);
+bool native_host_has(enum native_feature f);
+
+/* ---- checks before an instruction ---- */
+
+_Noreturn void native_denied_sse(struct kvm_vcpu *vcpu);
+_Noreturn void native_denied_avx(struct kvm_vcpu *vcpu);
+
+static inline void check_sse(struct kvm_vcpu *vcpu)
+{
+	if (unlikely((vcpu->ctl.cr0 & (CR0_EM | CR0_TS)) | (~vcpu->ctl.cr4 & CR4_OSFXSR)))
+		native_denied_sse(vcpu);
+}
+
+static inline void check_avx(struct kvm_vcpu *vcpu)
+{
+	if (unlikely((vcpu->ctl.cr0 & CR0_TS) | (~vcpu->ctl.cr4 & CR4_OSXSAVE) |
+		     (~vcpu->ctl.xcr0 & (XCR0_SSE | XCR0_AVX))))
+		native_denied_avx(vcpu);
+}
+
+/* Waiting x87 instructions and MMX: #NM, and #MF for a pending exception. */
+void check_x87(struct kvm_vcpu *vcpu);
+void check_mmx(struct kvm_vcpu *vcpu);
+/* Make st[i] physical register i and all of them valid, as every MMX instruction does. */
+void mmx_enter(struct fpu_state *fpu);
+
+static inline void *vec_ptr(struct kvm_vcpu *vcpu, u8 field)
+{
+	return (u8 *)vcpu->fpu.ymm + 4 * field;
+}
+
+#endif
