@@ -1,11 +1,10 @@
 /*
  * Instructions that the host executes for the guest: what the rest of softkvm needs to know.
  *
- * Each such instruction is decoded to a uop that points to a struct native_insn: a stub of host code
- * that loads the operands from struct fpu_state and the general registers (or takes a pointer to
- * guest memory), executes the guest's instruction with registers of our choice, and stores the
- * results. Stubs are shared by all instructions that differ only in operands, so their number is
- * bounded by the instruction set.
+ * Each such instruction is decoded to a uop that points to a struct native_insn: a stub of host
+ * code that loads the operands from struct fpu_state and the general registers (or takes a pointer
+ * to guest memory), executes the guest's instruction with registers of our choice, and stores the
+ * results. Stubs are shared by all instructions that differ only in operands.
  */
 #ifndef NATIVE_H
 #define NATIVE_H
@@ -26,16 +25,17 @@ struct native_features {
 /* Any thread; constant during the process's life. */
 void native_features(struct native_features *f);
 
-/* Per VM: kvm->native. 0 or -errno. */
-int native_vm_init(struct kvm *kvm);
-void native_vm_free(struct kvm *kvm);
+/* The stubs of a vCPU: cpu->native. 0 or -errno. */
+int native_init(struct kvm_vcpu *vcpu);
+void native_free(struct kvm_vcpu *vcpu);
 
 /* RESET, or INIT (which leaves XMM, YMM and MXCSR alone, SDM vol. 3 table 10-1). */
 void native_reset(struct kvm_vcpu *vcpu, bool init_event);
 
 /*
  * The legacy region, header and AVX component of an XSAVE area in standard format, as KVM_GET_XSAVE
- * and KVM_SET_XSAVE carry it: 832 bytes of buf. Setting: 0, or -EINVAL where XRSTOR would raise #GP.
+ * and KVM_SET_XSAVE carry it: 832 bytes of buf. Setting: 0, or -EINVAL where XRSTOR would raise
+ * #GP.
  */
 #define NATIVE_XSAVE_SIZE 832
 void native_get_xsave(const struct fpu_state *fpu, void *buf);

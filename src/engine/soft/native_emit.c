@@ -3,36 +3,39 @@
  *
  * 1. What is emitted comes from native_table and from the fields of its key; guest bytes other than
  *    an immediate never get into the arena.
- * 2. A key has at most one stub; stubs live as long as the VM. There are fewer keys than the arena
- *    has room for (about 200 forms with an immediate times 256, and 1500 without), so nothing is
- *    ever evicted; should it fill up all the same, decoding reports out of memory.
+ * 2. A key has at most one stub. When the arena is full, all of them go, and decoding reports out
+ * of memory: the caller then drops every block of the vCPU, and with them every pointer to a stub.
  * 3. The arena is mapped twice: written through one mapping, executed through the other.
  * 4. Stubs only use caller-saved registers, and leave MXCSR and the x87 unit as they found them.
  */
+#define _GNU_SOURCE
 #include <cpuid.h>
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/hash.h"
+#include "engine/soft/cpu.h"
 #include "engine/soft/native_int.h"
 
-#define ARENA_SIZE (16 * MiB)
-#define STUB_MAX   256
+#define ARENA_SIZE (4 * MiB)
+#define ARENA_HEAD 64
+#define STUB_MAX   128
+#define INSN_MAX   16384u
+#define HASH_SIZE  (2 * INSN_MAX)
 #define MAPS	   3
 #define INDEX_SIZE (MAPS * 4 * 256)
 #define KEY_X87	   (1u << 31)
 
-struct native_cache {
-	pthread_mutex_t lock;
+struct native {
 	u8 *rw;
 	const u8 *rx;
 	size_t used;
-	struct native_insn **hash; /* open addressing, power of two; keys only enter */
-	u32 hash_size, count;
+	struct native_insn *hash[HASH_SIZE]; /* open addressing */
+	struct native_insn insn[INSN_MAX];   /* those in use come first */
+	u32 count;
+	bool has[F_COUNT]; /* enum native_feature */
 	/* rows by (map, pfx, op): the first, and the next with the same place; 0 ends */
 	u16 first[INDEX_SIZE];
 	u16 next[]; /* native_table_len + 1 */
@@ -91,43 +94,37 @@ void native_features(struct native_features *f)
 	}
 }
 
-bool native_host_has(enum native_feature feature)
+static void host_features(bool has[F_COUNT])
 {
 	struct native_features f;
 
 	native_features(&f);
-	switch (feature) {
-	case F_MMX:
-		return f.leaf1_edx & bit_MMX;
-	case F_SSE:
-		return f.leaf1_edx & bit_SSE;
-	case F_SSE2:
-		return f.leaf1_edx & bit_SSE2;
-	case F_SSE3:
-		return f.leaf1_ecx & bit_SSE3;
-	case F_SSSE3:
-		return f.leaf1_ecx & bit_SSSE3;
-	case F_SSE41:
-		return f.leaf1_ecx & bit_SSE4_1;
-	case F_SSE42:
-		return f.leaf1_ecx & bit_SSE4_2;
-	case F_AES:
-		return f.leaf1_ecx & bit_AES;
-	case F_PCLMUL:
-		return f.leaf1_ecx & bit_PCLMUL;
-	case F_SHA:
-		return f.leaf7_ebx & bit_SHA;
-	case F_AVX:
-		return f.leaf1_ecx & bit_AVX;
-	case F_AVX2:
-		return f.leaf7_ebx & bit_AVX2;
-	case F_FMA:
-		return f.leaf1_ecx & bit_FMA;
-	case F_F16C:
-		return f.leaf1_ecx & bit_F16C;
-	default:
-		return false;
-	}
+	has[F_MMX] = f.leaf1_edx & bit_MMX;
+	has[F_SSE] = f.leaf1_edx & bit_SSE;
+	has[F_SSE2] = f.leaf1_edx & bit_SSE2;
+	has[F_SSE3] = f.leaf1_ecx & bit_SSE3;
+	has[F_SSSE3] = f.leaf1_ecx & bit_SSSE3;
+	has[F_SSE41] = f.leaf1_ecx & bit_SSE4_1;
+	has[F_SSE42] = f.leaf1_ecx & bit_SSE4_2;
+	has[F_AES] = f.leaf1_ecx & bit_AES;
+	has[F_PCLMUL] = f.leaf1_ecx & bit_PCLMUL;
+	has[F_SHA] = f.leaf7_ebx & bit_SHA;
+	has[F_AVX] = f.leaf1_ecx & bit_AVX;
+	has[F_AVX2] = f.leaf7_ebx & bit_AVX2;
+	has[F_FMA] = f.leaf1_ecx & bit_FMA;
+	has[F_F16C] = f.leaf1_ecx & bit_F16C;
+	has[F_BMI1] = f.leaf7_ebx & bit_BMI;
+	has[F_BMI2] = f.leaf7_ebx & bit_BMI2;
+	has[F_ADX] = f.leaf7_ebx & bit_ADX;
+	has[F_POPCNT] = f.leaf1_ecx & bit_POPCNT;
+	has[F_LZCNT] = f.ext1_ecx & bit_LZCNT;
+	has[F_RDRAND] = f.leaf1_ecx & bit_RDRND;
+	has[F_RDSEED] = f.leaf7_ebx & bit_RDSEED;
+}
+
+bool native_host_has(const struct kvm_vcpu *vcpu, enum native_feature feature)
+{
+	return vcpu_cpu(vcpu)->native->has[feature];
 }
 
 /* ---- code ---- */
@@ -249,7 +246,7 @@ static unsigned int host_reg(const struct native_desc *d, u8 kind, bool is_rm)
 static void put_insn(struct code *c, const struct native_form *f, u8 reg, u8 rm, u8 vvvv)
 {
 	const struct native_desc *d = f->desc;
-	static const u8 prefix[4] = { 0, 0x66, 0xf3, 0xf2 };
+	static const u8 prefix[4] = {0, 0x66, 0xf3, 0xf2};
 	u8 imm = f->imm;
 
 	if (f->vex) {
@@ -341,8 +338,10 @@ static void emit_stores(struct code *c, const struct native_form *f, u8 reg, u8 
 	if (flags & N_RCX)
 		gpr_move(c, true, HRCX, HR10, 8 * RCX);
 	if (flags & N_EFL) {
-		put(c, 0x9c); /* pushfq; pop rax */
-		put(c, 0x58);
+		put(c, 0x9f); /* lahf; seto al */
+		put(c, 0x0f);
+		put(c, 0x90);
+		put(c, 0xc0);
 	}
 	if (flags & N_FP) {
 		mxcsr_move(c, true);
@@ -376,84 +375,69 @@ static void emit_stub(struct code *c, const struct native_form *f, size_t at)
 	put(c, 0xc3);
 }
 
-/* frstor [rdi]; insn; fnsave [rdi] (which also initialises the unit); ret */
+static void put_bytes(struct code *c, const u8 *bytes, unsigned int len)
+{
+	while (len--)
+		put(c, *bytes++);
+}
+
+/* FNSAVE also leaves the unit initialised. */
 static void emit_x87(struct code *c, u8 opcode, u8 modrm)
 {
-	put(c, 0xdd);
-	put(c, 0x27);
+	static const u8 before[] = {
+		0xdd, 0x27, /* frstor [rdi] */
+		0x89, 0xd0, /* mov eax, edx */
+		0x04, 0x7f, /* add al, 127: OF */
+		0x9e,	    /* sahf */
+	};
+	static const u8 after[] = {
+		0xdd, 0x37,	  /* fnsave [rdi] */
+		0x9f,		  /* lahf */
+		0x0f, 0x90, 0xc0, /* seto al */
+		0xc3,
+	};
+
+	put_bytes(c, before, sizeof(before));
 	put(c, opcode);
 	put(c, modrm >= 0xc0 ? modrm : (modrm & 0x38) | HRSI);
-	put(c, 0xdd);
-	put(c, 0x37);
-	put(c, 0xc3);
+	put_bytes(c, after, sizeof(after));
 }
 
 /* ---- the cache ---- */
 
-static u32 hash_slot(const struct native_cache *n, u32 key)
+static void native_drop_all(struct native *n)
 {
-	return (key * 0x9e3779b1u) & (n->hash_size - 1);
+	memset(n->hash, 0, sizeof(n->hash));
+	n->count = 0;
+	n->used = ARENA_HEAD;
 }
 
-static struct native_insn *cache_find(struct native_cache *n, u32 key)
+static struct native_insn **cache_slot(struct native *n, u32 key)
 {
-	for (u32 i = hash_slot(n, key); n->hash[i]; i = (i + 1) & (n->hash_size - 1))
-		if (n->hash[i]->key == key)
-			return n->hash[i];
-	return NULL;
+	u32 i = (key * 0x9e3779b1u) >> 16;
+
+	while (n->hash[i % HASH_SIZE] && n->hash[i % HASH_SIZE]->key != key)
+		i++;
+	return &n->hash[i % HASH_SIZE];
 }
 
-static int cache_grow(struct native_cache *n)
-{
-	struct native_insn **old = n->hash;
-	u32 old_size = n->hash_size;
-
-	if (n->count < old_size / 2)
-		return 0;
-	n->hash_size = old_size ? 2 * old_size : 256;
-	n->hash = calloc(n->hash_size, sizeof(*n->hash));
-	if (!n->hash) {
-		n->hash = old;
-		n->hash_size = old_size;
-		return -ENOMEM;
-	}
-	for (u32 i = 0; i < old_size; i++) {
-		u32 j;
-
-		if (!old[i])
-			continue;
-		for (j = hash_slot(n, old[i]->key); n->hash[j]; j = (j + 1) & (n->hash_size - 1))
-			;
-		n->hash[j] = old[i];
-	}
-	free(old);
-	return 0;
-}
-
-static void cache_add(struct native_cache *n, struct native_insn *insn)
-{
-	u32 i = hash_slot(n, insn->key);
-
-	while (n->hash[i])
-		i = (i + 1) & (n->hash_size - 1);
-	n->hash[i] = insn;
-	n->count++;
-}
-
-/* Room for one more stub and its entry, or NULL. */
-static struct native_insn *insn_new(struct native_cache *n, u32 key)
+/* A new entry for key, at slot; NULL when there is no room: then nothing is left. */
+static struct native_insn *insn_new(struct native *n, struct native_insn **slot, u32 key)
 {
 	struct native_insn *insn;
 
-	if (n->used + STUB_MAX > ARENA_SIZE || cache_grow(n))
+	if (n->used + STUB_MAX > ARENA_SIZE || n->count == INSN_MAX) {
+		native_drop_all(n);
 		return NULL;
-	insn = calloc(1, sizeof(*insn));
-	if (insn)
-		insn->key = key;
+	}
+	insn = &n->insn[n->count++];
+	memset(insn, 0, sizeof(*insn));
+	insn->key = key;
+	*slot = insn;
 	return insn;
 }
 
-static const void *arena_add(struct native_cache *n, const struct code *c)
+static const void *arena_add(struct native *n, const struct code *c)
 {
 	size_t at = n->used;
 
@@ -514,70 +498,55 @@ static void insn_fill(struct native_insn *insn, const struct native_form *f)
 	insn->fp = flags & N_FP;
 	insn->store = f->mem && op_writes(insn->rm);
 	insn->mmx = op_is_mmx(insn->reg) || op_is_mmx(insn->rm);
+	insn->sse = insn->reg <= VA && insn->reg != OP_NONE;
+	insn->sse |= insn->rm <= VA && insn->rm != OP_NONE;
+	insn->flags_out = flags & N_EFL;
 	if (f->mem && (flags & N_NOX87))
 		insn->mmx = false;
 }
 
 static u32 form_key(const struct native_form *f)
 {
-	return (u32)(f->desc - native_table) << 17 | (u32)f->x4 << 13 | f->vex << 12 |
-	       f->l << 11 | f->w << 10 | f->mem << 9 | f->imm;
+	return (u32)(f->desc - native_table) << 17 | (u32)f->x4 << 13 | f->vex << 12 | f->l << 11 |
+	       f->w << 10 | f->mem << 9 | f->imm;
 }
 
-static const struct native_insn *form_add(struct native_cache *n, const struct native_form *f)
+const struct native_insn *native_get(struct kvm_vcpu *vcpu, const struct native_form *f)
 {
-	struct code c = { .len = 0 };
-	struct native_insn *insn = insn_new(n, form_key(f));
+	struct native *n = vcpu_cpu(vcpu)->native;
+	struct native_insn **slot = cache_slot(n, form_key(f));
+	struct code c = {.len = 0};
+	struct native_insn *insn;
 
+	if (*slot)
+		return *slot;
+	insn = insn_new(n, slot, form_key(f));
 	if (!insn)
 		return NULL;
 	emit_stub(&c, f, n->used);
 	insn_fill(insn, f);
 	insn->stub = (native_stub *)(uintptr_t)arena_add(n, &c);
-	cache_add(n, insn);
 	return insn;
 }
 
-const struct native_insn *native_get(struct kvm *kvm, const struct native_form *f)
+struct native_insn *native_get_x87(struct kvm_vcpu *vcpu, u8 opcode, u8 modrm)
 {
-	struct native_cache *n = kvm->native;
-	const struct native_insn *insn;
-
-	pthread_mutex_lock(&n->lock);
-	insn = cache_find(n, form_key(f));
-	if (!insn)
-		insn = form_add(n, f);
-	pthread_mutex_unlock(&n->lock);
-	return insn;
-}
-
-static const struct native_insn *x87_add(struct native_cache *n, u32 key, u8 opcode, u8 modrm)
-{
-	struct code c = { .len = 0 };
-	struct native_insn *insn = insn_new(n, key);
-
-	if (!insn)
-		return NULL;
-	emit_x87(&c, opcode, modrm);
-	insn->x87 = (native_x87_stub *)(uintptr_t)arena_add(n, &c);
-	cache_add(n, insn);
-	return insn;
-}
-
-const struct native_insn *native_get_x87(struct kvm *kvm, u8 opcode, u8 modrm)
-{
-	struct native_cache *n = kvm->native;
-	const struct native_insn *insn;
+	struct native *n = vcpu_cpu(vcpu)->native;
+	struct native_insn **slot, *insn;
+	struct code c = {.len = 0};
 	u32 key;
 
 	if (modrm < 0xc0)
 		modrm &= 0x38;
 	key = KEY_X87 | (u32)(opcode & 7) << 8 | modrm;
-	pthread_mutex_lock(&n->lock);
-	insn = cache_find(n, key);
+	slot = cache_slot(n, key);
+	if (*slot)
+		return *slot;
+	insn = insn_new(n, slot, key);
 	if (!insn)
-		insn = x87_add(n, key, opcode & 7 | 0xd8, modrm);
-	pthread_mutex_unlock(&n->lock);
+		return NULL;
+	emit_x87(&c, opcode, modrm);
+	insn->x87 = (native_x87_stub *)(uintptr_t)arena_add(n, &c);
 	return insn;
 }
 
@@ -588,7 +557,7 @@ static unsigned int row_place(u8 map, u8 pfx, u8 op)
 	return ((map - 1u) * 4 + pfx) * 256 + op;
 }
 
-static void index_rows(struct native_cache *n)
+static void index_rows(struct native *n)
 {
 	for (unsigned int i = native_table_len; i-- > 0;) {
 		const struct native_desc *d = &native_table[i];
@@ -599,10 +568,10 @@ static void index_rows(struct native_cache *n)
 	}
 }
 
-const struct native_desc *native_lookup(const struct kvm *kvm, u8 map, u8 pfx, u8 op, u8 digit,
-					bool vex, bool mem)
+const struct native_desc *native_lookup(const struct kvm_vcpu *vcpu, u8 map, u8 pfx, u8 op,
+					u8 digit, bool vex, bool mem)
 {
-	const struct native_cache *n = kvm->native;
+	const struct native *n = vcpu_cpu(vcpu)->native;
 
 	for (unsigned int i = n->first[row_place(map, pfx, op)]; i; i = n->next[i]) {
 		const struct native_desc *d = &native_table[i - 1];
@@ -619,7 +588,7 @@ const struct native_desc *native_lookup(const struct kvm *kvm, u8 map, u8 pfx, u
 
 /* ---- life ---- */
 
-static int arena_map(struct native_cache *n)
+static int arena_map(struct native *n)
 {
 	int fd = memfd_create("softkvm-stubs", MFD_CLOEXEC);
 	void *rw, *rx;
@@ -645,18 +614,16 @@ static int arena_map(struct native_cache *n)
 	n->rw = rw;
 	n->rx = rx;
 	*(u32 *)rw = MXCSR_DEFAULT;
-	n->used = 64;
 out:
 	close(fd);
 	return ret;
 }
 
-int native_vm_init(struct kvm *kvm)
+int native_init(struct kvm_vcpu *vcpu)
 {
-	struct native_cache *n;
+	struct native *n = calloc(1, sizeof(*n) + (native_table_len + 1) * sizeof(n->next[0]));
 	int ret;
 
-	n = calloc(1, sizeof(*n) + (native_table_len + 1) * sizeof(n->next[0]));
 	if (!n)
 		return -ENOMEM;
 	ret = arena_map(n);
@@ -664,24 +631,21 @@ int native_vm_init(struct kvm *kvm)
 		free(n);
 		return ret;
 	}
-	pthread_mutex_init(&n->lock, NULL);
+	n->used = ARENA_HEAD;
 	index_rows(n);
-	kvm->native = n;
+	host_features(n->has);
+	vcpu_cpu(vcpu)->native = n;
 	return 0;
 }
 
-void native_vm_free(struct kvm *kvm)
+void native_free(struct kvm_vcpu *vcpu)
 {
-	struct native_cache *n = kvm->native;
+	struct native *n = vcpu_cpu(vcpu)->native;
 
 	if (!n)
 		return;
-	for (u32 i = 0; i < n->hash_size; i++)
-		free(n->hash[i]);
-	free(n->hash);
 	munmap(n->rw, ARENA_SIZE);
 	munmap((void *)(uintptr_t)n->rx, ARENA_SIZE);
-	pthread_mutex_destroy(&n->lock);
 	free(n);
-	kvm->native = NULL;
+	vcpu_cpu(vcpu)->native = NULL;
 }

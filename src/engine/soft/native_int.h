@@ -25,29 +25,30 @@
 #define FSW_ES	      0x80u
 
 /*
- * reg, rm, vvvv: where these operands are; rm of a memory operand is a host pointer. x4: XMM0 or the
- * register of an is4 byte. mxcsr is loaded before and stored after floating point: with all
+ * reg, rm, vvvv: where these operands are; rm of a memory operand is a host pointer. x4: XMM0 or
+ * the register of an is4 byte. mxcsr is loaded before and stored after floating point: with all
  * exceptions masked. Returns RFLAGS where the instruction writes flags.
  */
 typedef u64 native_stub(void *reg, void *rm, void *vvvv, u64 *gpr, void *x4, u32 *mxcsr);
 
-/* An x87 instruction between FRSTOR and FNSAVE (32-bit protected mode format) of env. */
-typedef u64 native_x87_stub(void *env, void *mem);
+/* An x87 instruction between FRSTOR and FNSAVE (32-bit protected mode format) of env; aflags in and
+ * out. */
+typedef u64 native_x87_stub(void *env, void *mem, u64 aflags);
 
-/* One form of one instruction, shared by the VM's vCPUs and never freed before the VM. */
+/* One form of one instruction. */
 struct native_insn {
 	union {
 		native_stub *stub;
 		native_x87_stub *x87;
 	};
 	const struct native_desc *desc;
-	u32 key;   /* see native_emit.c */
-	u8 size;   /* of the memory operand, bytes; 0: register form */
-	u8 align;  /* mask of address bits that must be 0 */
-	u8 x4;	   /* register number */
+	u32 key;    /* see native_emit.c */
+	u8 size;    /* of the memory operand, bytes; 0: register form */
+	u8 align;   /* mask of address bits that must be 0 */
+	u8 x4;	    /* register number */
+	u16 fop;    /* x87 */
 	u8 reg, rm; /* enum native_operand in this form */
-	bool vex, store, fp, mmx;
-	bool fp_reg, fp_rm; /* is written under MXCSR: reg, rm */
+	bool vex, store, fp, mmx, sse, flags_out;
 };
 
 struct native_form {
@@ -56,16 +57,17 @@ struct native_form {
 	u8 imm, x4;
 };
 
-/* Find or make. NULL: out of memory (errno ENOMEM). Any vCPU's thread. */
-const struct native_insn *native_get(struct kvm *kvm, const struct native_form *form);
+/* Find or make. NULL when there was no room: every stub of the vCPU is gone (build() returns
+ * -ENOMEM, and all blocks go too). */
+const struct native_insn *native_get(struct kvm_vcpu *vcpu, const struct native_form *form);
 /* The same for an x87 instruction D8 + esc; modrm as in the instruction (registers) or with any mod
  * below 3 (memory). */
-const struct native_insn *native_get_x87(struct kvm *kvm, u8 opcode, u8 modrm);
+struct native_insn *native_get_x87(struct kvm_vcpu *vcpu, u8 opcode, u8 modrm);
 
 /* The row of an instruction, or NULL. digit is ModRM.reg. */
-const struct native_desc *native_lookup(const struct kvm *kvm, u8 map, u8 pfx, u8 op, u8 digit,
-					bool vex, bool mem);
-bool native_host_has(enum native_feature f);
+const struct native_desc *native_lookup(const struct kvm_vcpu *vcpu, u8 map, u8 pfx, u8 op,
+					u8 digit, bool vex, bool mem);
+bool native_host_has(const struct kvm_vcpu *vcpu, enum native_feature f);
 
 /* ---- checks before an instruction ---- */
 
@@ -90,6 +92,25 @@ void check_x87(struct kvm_vcpu *vcpu);
 void check_mmx(struct kvm_vcpu *vcpu);
 /* Make st[i] physical register i and all of them valid, as every MMX instruction does. */
 void mmx_enter(struct fpu_state *fpu);
+
+/* ---- x87 (native_x87.c) ---- */
+
+/* FNINIT. */
+void x87_init(struct fpu_state *fpu);
+
+/* A control word as the unit holds it. */
+static inline u16 x87_fcw(u16 value)
+{
+	return (value & 0x1f3f) | 0x40;
+}
+
+/* ES and B follow from the flags and masks. */
+static inline void x87_update_summary(struct fpu_state *fpu)
+{
+	fpu->fsw &= 0x7f7f;
+	if (fpu->fsw & ~fpu->fcw & 0x3f)
+		fpu->fsw |= 0x8080;
+}
 
 static inline void *vec_ptr(struct kvm_vcpu *vcpu, u8 field)
 {

@@ -28,6 +28,13 @@ enum native_feature {
 	F_AVXI, /* 128-bit form AVX, 256-bit form AVX2 */
 	F_FMA,
 	F_F16C,
+	F_BMI1,
+	F_BMI2,
+	F_ADX,
+	F_POPCNT,
+	F_LZCNT,
+	F_RDRAND,
+	F_RDSEED,
 	F_COUNT
 };
 

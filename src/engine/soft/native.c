@@ -1,0 +1,327 @@
+/*
+ * Executing vector instructions by their stubs.
+ *
+ * 1. Checks come in the architecture's order: #UD, #NM, (#MF), then the operand's #GP, #SS, #PF.
+ * 2. A memory operand that lies in one page of RAM is used in place, through the TLB's host
+ * pointer; any other one by way of a buffer, which is known to be writable before anything changes.
+ * 3. Floating point runs with all exceptions masked. Where the guest has unmasked some, results go
+ *    to a copy first, and are dropped when an unmasked flag comes up: #XM.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/soft/cpu.h"
+#include "engine/soft/flags.h"
+#include "engine/soft/native_int.h"
+
+void native_denied_sse(struct kvm_vcpu *vcpu)
+{
+	if ((vcpu->ctl.cr0 & CR0_EM) || !(vcpu->ctl.cr4 & CR4_OSFXSR))
+		raise_ud(vcpu);
+	raise_exception(vcpu, NM_VECTOR);
+}
+
+void native_denied_avx(struct kvm_vcpu *vcpu)
+{
+	if (!(vcpu->ctl.cr4 & CR4_OSXSAVE) ||
+	    (vcpu->ctl.xcr0 & (XCR0_SSE | XCR0_AVX)) != (XCR0_SSE | XCR0_AVX))
+		raise_ud(vcpu);
+	raise_exception(vcpu, NM_VECTOR);
+}
+
+/* Leave this operation to another one that does more. */
+#define uop_again(fn, vcpu, u) UOP_TAIL return fn(vcpu, u)
+
+/* ---- operands ---- */
+
+static void *operand_ptr(struct kvm_vcpu *vcpu, u8 kind, u8 field)
+{
+	switch (kind) {
+	case MR:
+	case MW:
+	case MM:
+		return vcpu->fpu.st[reg_num(field) & 7];
+	case GR:
+	case GW:
+		return (u8 *)vcpu + field;
+	default:
+		return vec_ptr(vcpu, field);
+	}
+}
+
+static u64 operand_linear(struct kvm_vcpu *vcpu, const struct uop *u, const struct native_insn *n)
+{
+	u64 linear = uop_linear(vcpu, u, n->size, n->store ? ACCESS_WRITE : ACCESS_READ);
+
+	if (unlikely(linear & n->align))
+		raise_gp(vcpu, 0);
+	return linear;
+}
+
+/* A buffer for a memory operand that is not used in place. */
+struct bounce {
+	_Alignas(32) u8 data[32];
+	u64 linear;
+	bool store;
+};
+
+static void *operand_bounce(struct kvm_vcpu *vcpu, const struct native_insn *n, u64 linear,
+			    struct bounce *b)
+{
+	b->linear = linear;
+	b->store = n->store;
+	if (n->store)
+		mem_probe_write(vcpu, linear, n->size);
+	else
+		mem_read_bytes(vcpu, linear, b->data, n->size);
+	return b->data;
+}
+
+static inline void *operand_mem(struct kvm_vcpu *vcpu, const struct uop *u,
+				const struct native_insn *n, struct bounce *b)
+{
+	u64 linear = operand_linear(vcpu, u, n);
+	void *p = tlb_pointer(vcpu, linear, n->size, n->store ? ACCESS_WRITE : ACCESS_READ);
+
+	b->store = false;
+	return likely(p) ? p : operand_bounce(vcpu, n, linear, b);
+}
+
+/* ---- floating point with unmasked exceptions ---- */
+
+#define MXCSR_PRE  0x07u /* IE, DE, ZE: detected before the operation; nothing else is reported */
+#define MXCSR_UE   0x10u
+#define MXCSR_FZ   0x8000u
+#define MASK_SHIFT 7
+
+/* Where the results of a trial run go. */
+struct trial {
+	_Alignas(32) u8 reg[32], rm[32];
+};
+
+/* Run once on copies with these control bits; the flags that come up. */
+static u32 fp_trial(struct kvm_vcpu *vcpu, const struct native_insn *n, const void *reg,
+		    const void *rm, void *vvvv, void *x4, u32 control)
+{
+	struct trial t;
+	u32 mxcsr = (control & ~MXCSR_FLAGS) | MXCSR_MASKS;
+
+	memcpy(t.reg, reg, n->reg == GW || n->reg == MW ? 8 : 32);
+	memcpy(t.rm, rm, n->size ? n->size : n->rm == GR ? 8 : n->rm == MR ? 8 : 32);
+	n->stub(t.reg, t.rm, vvvv, vcpu->ctl.gpr, x4, &mxcsr);
+	return mxcsr & MXCSR_FLAGS;
+}
+
+/*
+ * Raise #XM when the operation meets an unmasked exception. A tiny result is an underflow when that
+ * is unmasked, be it exact or not; flush-to-zero (which applies to masked underflow only) makes the
+ * host tell.
+ */
+static void fp_check(struct kvm_vcpu *vcpu, const struct native_insn *n, const void *reg,
+		     const void *rm, void *vvvv, void *x4)
+{
+	u32 mxcsr = vcpu->fpu.mxcsr, unmasked = ~(mxcsr >> MASK_SHIFT) & MXCSR_FLAGS, flags;
+
+	if (unmasked & MXCSR_UE)
+		mxcsr &= ~MXCSR_FZ;
+	flags = fp_trial(vcpu, n, reg, rm, vvvv, x4, mxcsr);
+	if (unmasked & MXCSR_UE)
+		flags |= fp_trial(vcpu, n, reg, rm, vvvv, x4, mxcsr | MXCSR_FZ) & MXCSR_UE;
+	if (!(flags & unmasked))
+		return;
+	if (flags & unmasked & MXCSR_PRE)
+		flags &= MXCSR_PRE;
+	vcpu->fpu.mxcsr |= flags;
+	raise_exception(vcpu, vcpu->ctl.cr4 & CR4_OSXMMEXCPT ? XM_VECTOR : UD_VECTOR);
+}
+
+/* ---- operations ---- */
+
+static void mmx_written(struct kvm_vcpu *vcpu, const struct uop *u, const struct native_insn *n)
+{
+	static const u8 ones[2] = {0xff, 0xff};
+
+	if (n->reg == MW || n->reg == MM)
+		memcpy(vcpu->fpu.st[reg_num(u->reg) & 7] + 8, ones, 2);
+	if ((n->rm == MW || n->rm == MM) && !u->mem)
+		memcpy(vcpu->fpu.st[reg_num(u->rm) & 7] + 8, ones, 2);
+}
+
+static void check_all(struct kvm_vcpu *vcpu, const struct native_insn *n)
+{
+	if (n->vex)
+		check_avx(vcpu);
+	else if (n->sse)
+		check_sse(vcpu);
+	if (n->mmx)
+		check_mmx(vcpu);
+}
+
+/* Everything: what the specialised ones below leave out. */
+static const struct uop *native_general(struct kvm_vcpu *vcpu, const struct uop *u)
+{
+	const struct native_insn *n = u->ptr;
+	struct bounce b = {.store = false};
+	void *reg, *rm, *vvvv = vec_ptr(vcpu, u->vreg), *x4 = vcpu->fpu.ymm[n->x4];
+	u32 *mxcsr = &vcpu->fpu.mxcsr, masked = *mxcsr | MXCSR_MASKS;
+	u64 ret;
+
+	vcpu->uop = u;
+	check_all(vcpu, n);
+	rm = u->mem ? operand_mem(vcpu, u, n, &b) : NULL;
+	if (n->mmx)
+		mmx_enter(&vcpu->fpu);
+	reg = operand_ptr(vcpu, n->reg, u->reg);
+	if (!u->mem)
+		rm = operand_ptr(vcpu, n->rm, u->rm);
+	if (n->fp && unlikely(~*mxcsr & MXCSR_MASKS)) {
+		fp_check(vcpu, n, reg, rm, vvvv, x4);
+		mxcsr = &masked;
+	}
+	ret = n->stub(reg, rm, vvvv, vcpu->ctl.gpr, x4, mxcsr);
+	if (unlikely(b.store))
+		mem_write_bytes(vcpu, b.linear, b.data, n->size);
+	if (mxcsr == &masked)
+		vcpu->fpu.mxcsr |= masked & MXCSR_FLAGS;
+	if (n->flags_out)
+		vcpu->aflags = (u16)ret;
+	if (n->mmx)
+		mmx_written(vcpu, u, n);
+	uop_next(vcpu, u);
+}
+
+enum { FAST_REG, FAST_LOAD, FAST_STORE };
+
+/* Vector registers and at most one memory operand in place; no flags, no MMX. False: not done. */
+static inline __attribute__((always_inline)) bool
+native_fast(struct kvm_vcpu *vcpu, const struct uop *u, bool vex, bool fp, int form)
+{
+	const struct native_insn *n = u->ptr;
+	void *rm;
+
+	vcpu->uop = u;
+	if (vex)
+		check_avx(vcpu);
+	else
+		check_sse(vcpu);
+	if (fp && unlikely(~vcpu->fpu.mxcsr & MXCSR_MASKS))
+		return false;
+	if (form == FAST_REG) {
+		rm = vec_ptr(vcpu, u->rm);
+	} else {
+		rm = tlb_pointer(vcpu, operand_linear(vcpu, u, n), n->size,
+				 form == FAST_STORE ? ACCESS_WRITE : ACCESS_READ);
+		if (unlikely(!rm))
+			return false;
+	}
+	n->stub(vec_ptr(vcpu, u->reg), rm, vec_ptr(vcpu, u->vreg), vcpu->ctl.gpr,
+		vcpu->fpu.ymm[n->x4], &vcpu->fpu.mxcsr);
+	return true;
+}
+
+#define FAST(name, vex, fp, form)                                                                  \
+	static const struct uop *name(struct kvm_vcpu *vcpu, const struct uop *u)                  \
+	{                                                                                          \
+		if (unlikely(!native_fast(vcpu, u, vex, fp, form)))                                \
+			uop_again(native_general, vcpu, u);                                        \
+		uop_next(vcpu, u);                                                                 \
+	}
+
+FAST(sse_reg, false, false, FAST_REG)
+FAST(sse_load, false, false, FAST_LOAD)
+FAST(sse_store, false, false, FAST_STORE)
+FAST(sse_fp_reg, false, true, FAST_REG)
+FAST(sse_fp_load, false, true, FAST_LOAD)
+FAST(avx_reg, true, false, FAST_REG)
+FAST(avx_load, true, false, FAST_LOAD)
+FAST(avx_store, true, false, FAST_STORE)
+FAST(avx_fp_reg, true, true, FAST_REG)
+FAST(avx_fp_load, true, true, FAST_LOAD)
+
+static uop_fn *const fast_table[2][2][3] = {
+	{{sse_reg, sse_load, sse_store}, {sse_fp_reg, sse_fp_load, native_general}},
+	{{avx_reg, avx_load, avx_store}, {avx_fp_reg, avx_fp_load, native_general}},
+};
+
+static bool is_vector(u8 kind)
+{
+	return kind == OP_NONE || kind == VR || kind == VW || kind == VM;
+}
+
+static uop_fn *choose(const struct native_insn *n)
+{
+	int form = n->size == 0 ? FAST_REG : n->store ? FAST_STORE : FAST_LOAD;
+
+	if (n->mmx || n->flags_out || !is_vector(n->reg) || (!n->size && !is_vector(n->rm)))
+		return native_general;
+	if (n->size && !is_vector(n->rm) && n->rm != GR && n->rm != GW)
+		return native_general;
+	return fast_table[n->vex][n->fp][form];
+}
+
+/* ---- decoding ---- */
+
+/* VEX.L, W and vvvv as the row wants them. */
+static bool vex_ok(const struct kvm_vcpu *vcpu, const struct native_desc *d,
+		   const struct insn *insn)
+{
+	bool w = insn->rex & 8, reads_vvvv;
+
+	reads_vvvv = (d->flags & (N_NDD | N_MERGE)) || d->reg == VM || d->reg == VA;
+	if (!reads_vvvv && insn->vvvv)
+		return false;
+	if ((d->flags & N_L0 && insn->vexl) || (d->flags & N_L1 && !insn->vexl))
+		return false;
+	if ((d->flags & N_W0 && w) || (d->flags & N_W1 && !w))
+		return false;
+	if (d->vex == F_AVXI)
+		return native_host_has(vcpu, insn->vexl ? F_AVX2 : F_AVX);
+	return native_host_has(vcpu, F_AVX) && native_host_has(vcpu, d->vex);
+}
+
+static void form_fill(struct native_form *f, const struct insn *insn, const struct uop *u)
+{
+	u32 flags = f->desc->flags;
+	bool gpr = f->desc->rm == GR || f->desc->rm == GW || f->desc->reg == GW;
+
+	f->l = f->vex && insn->vexl && !(flags & N_LIG);
+	if (flags & N_WSEL)
+		f->w = u->rexw && (u->mode64 || !gpr);
+	else
+		f->w = flags & N_W1;
+	f->imm = flags & N_IMM ? (u8)u->imm : 0;
+	if (flags & N_IS4) {
+		f->x4 = f->imm >> 4 & (u->mode64 ? 15 : 7);
+		f->imm = 0;
+	}
+}
+
+static int native_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	u8 map = insn->vex ? insn->map - MAP_VEX1 + 1 : insn->map;
+	u8 pfx = insn->vex	       ? insn->vexpp
+		 : insn->rep == REP_F3 ? 2
+		 : insn->rep == REP_F2 ? 3
+				       : insn->opsize;
+	struct native_form f = {.vex = insn->vex, .mem = u->mem};
+	const struct native_insn *n;
+
+	f.desc = native_lookup(vcpu, map, pfx, insn->opcode, insn->modrm >> 3 & 7, f.vex, f.mem);
+	if (!f.desc || insn->lock)
+		return -EINVAL;
+	if (f.vex ? !vex_ok(vcpu, f.desc, insn) : !native_host_has(vcpu, f.desc->leg))
+		return -EINVAL;
+	form_fill(&f, insn, u);
+	n = native_get(vcpu, &f);
+	if (!n)
+		return -ENOMEM;
+	u->ptr = (void *)(uintptr_t)n;
+	u->fn = choose(n);
+	return 0;
+}
+
+const struct operation oper_native = {
+	.name = "native",
+	.any = native_general,
+	.build = native_build,
+};
