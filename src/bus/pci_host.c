@@ -92,12 +92,12 @@ static void ecam_write(void *ctx, u64 offset, unsigned int size, u64 value)
 
 static const struct bus_ops ecam_ops = {ecam_read, ecam_write};
 
-/* ---- the bridge's own function: Intel 82G33 Express DRAM controller, without registers ---- */
+/* ---- the bridge's own function: the generic PCIe host bridge, which has no registers ---- */
 
 static int bridge_init(struct device *dev, const void *config, struct err *err)
 {
 	static const struct pci_ident ident = {
-		.vendor = 0x8086, .device = 0x29c0, .class_code = 0x060000};
+		.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000};
 
 	return pci_device_init(container_of(dev, struct pci_device, dev), &ident, 0, err);
 }

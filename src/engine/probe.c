@@ -1,0 +1,173 @@
+/*
+ * The guest: long mode with 2 MiB identity pages, at CPL 0,
+ *
+ *   mov ecx, N; 1: dec ecx; jnz 1b; hlt
+ *
+ * once with a short count, to take off what entry and exit cost, and once with a long one. A timer
+ * signal bounds it.
+ */
+#define _GNU_SOURCE
+#include "engine/probe.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/endian.h"
+#include "engine/vm.h"
+#include "os/clock.h"
+#include "os/thread.h"
+
+#define GUEST_SIZE (64 * KiB)
+#define PML4       0x1000
+#define PDPT       0x2000
+#define PD         0x3000
+#define CODE       0x8000
+#define LOOPS      1000
+#define LIMIT_NS   (15 * NSEC_PER_MSEC)
+
+struct probe_guest {
+	struct engine_vm vm;
+	int vcpu;
+	u8 *ram;
+	struct kvm_run *run;
+	size_t run_size;
+	timer_t timer;
+	bool has_timer;
+};
+
+static void write_guest(u8 *ram)
+{
+	static const u8 code[] = {0xff, 0xc9, 0x75, 0xfc, 0xf4}; /* dec ecx; jnz .-2; hlt */
+
+	store_le64(ram + PML4, PDPT | 3);
+	store_le64(ram + PDPT, PD | 3);
+	store_le64(ram + PD, 0x83);
+	memcpy(ram + CODE, code, sizeof(code));
+}
+
+static int set_state(struct probe_guest *g, u64 count)
+{
+	const struct engine_class *e = g->vm.engine;
+	struct kvm_regs regs = {.rip = CODE, .rcx = count, .rflags = 2};
+	struct kvm_sregs s;
+	int rc = e->ioctl(g->vcpu, KVM_GET_SREGS, (unsigned long)&s);
+
+	if (rc)
+		return rc;
+	s.cr0 = 0x80050033;
+	s.cr3 = PML4;
+	s.cr4 = 0x20;
+	s.efer = 0x500;
+	s.cs = (struct kvm_segment){.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1,
+				    .l = 1, .g = 1};
+	s.ds = (struct kvm_segment){.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1,
+				    .db = 1, .g = 1};
+	s.es = s.fs = s.gs = s.ss = s.ds;
+	rc = e->ioctl(g->vcpu, KVM_SET_SREGS, (unsigned long)&s);
+	return rc ? rc : e->ioctl(g->vcpu, KVM_SET_REGS, (unsigned long)&regs);
+}
+
+static int make_guest(struct probe_guest *g, const struct engine_class *e, struct err *err)
+{
+	struct kvm_userspace_memory_region slot = {.memory_size = GUEST_SIZE};
+	int rc = engine_vm_open(&g->vm, e, err), size;
+
+	if (rc)
+		return rc;
+	g->ram = mmap(NULL, GUEST_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (g->ram == MAP_FAILED) {
+		g->ram = NULL;
+		return err_set(err, ENOMEM, "out of memory");
+	}
+	slot.userspace_addr = (u64)(uintptr_t)g->ram;
+	rc = engine_vm_ioctl(&g->vm, KVM_SET_USER_MEMORY_REGION, &slot);
+	if (rc < 0)
+		return err_set(err, -rc, "memory slot: %s", strerror(-rc));
+	g->vcpu = e->ioctl(g->vm.fd, KVM_CREATE_VCPU, 0);
+	if (g->vcpu < 0)
+		return err_set(err, -g->vcpu, "vCPU: %s", strerror(-g->vcpu));
+	size = e->ioctl(g->vm.sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	g->run_size = size > 0 ? (size_t)size : PAGE_SIZE;
+	g->run = e->mmap(g->vcpu, g->run_size);
+	return g->run ? 0 : err_set(err, errno, "kvm_run: %s", strerror(errno));
+}
+
+/* The kick signal interrupts KVM_RUN and does nothing else. */
+static void arm_limit(struct probe_guest *g)
+{
+	struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = THREAD_KICK_SIGNAL};
+	struct itimerspec at = {.it_value.tv_nsec = LIMIT_NS, .it_interval.tv_nsec = NSEC_PER_MSEC};
+
+	if (timer_create(CLOCK_MONOTONIC, &ev, &g->timer))
+		return;
+	g->has_timer = true;
+	timer_settime(g->timer, 0, &at, NULL);
+}
+
+/* ns of a run of `count` loops, or -errno; -EINTR when the limit came first. */
+static s64 time_loop(struct probe_guest *g, u64 count)
+{
+	int rc = set_state(g, count);
+	u64 start;
+
+	if (rc)
+		return rc;
+	start = clock_now_ns();
+	rc = g->vm.engine->ioctl(g->vcpu, KVM_RUN, 0);
+	if (rc)
+		return rc;
+	if (g->run->exit_reason != KVM_EXIT_HLT)
+		return -EIO;
+	return (s64)(clock_now_ns() - start);
+}
+
+static void free_guest(struct probe_guest *g)
+{
+	if (g->has_timer)
+		timer_delete(g->timer);
+	if (g->run)
+		munmap(g->run, g->run_size);
+	if (g->vcpu >= 0)
+		g->vm.engine->close(g->vcpu);
+	engine_vm_close(&g->vm);
+	if (g->ram)
+		munmap(g->ram, GUEST_SIZE);
+}
+
+int engine_probe(const struct engine_class *engine, struct engine_probe *probe, struct err *err)
+{
+	struct probe_guest g = {.vcpu = -1, .vm = {.fd = -1, .sys_fd = -1}};
+	u64 start = clock_now_ns();
+	s64 empty, full;
+	int rc;
+
+	*probe = (struct engine_probe){0};
+	rc = make_guest(&g, engine, err);
+	if (rc)
+		goto out;
+	write_guest(g.ram);
+	arm_limit(&g);
+	empty = time_loop(&g, 1);
+	full = empty < 0 ? empty : time_loop(&g, LOOPS);
+	if (full < 0 && full != -EINTR) {
+		rc = err_set(err, (int)-full, "a 64-bit guest does not run: %s",
+			     strerror((int)-full));
+		goto out;
+	}
+	probe->works = full >= 0;
+	probe->instructions = 2 * LOOPS;
+	probe->run_ns = full >= 0 ? (u64)full : LIMIT_NS;
+	if (full >= 0)
+		probe->ns_per_1000 = (u32)(full > empty ? (full - empty) * 1000 / (2 * LOOPS) : 0);
+	else
+		probe->ns_per_1000 = ~0u;
+out:
+	free_guest(&g);
+	probe->total_ns = clock_now_ns() - start;
+	return rc;
+}

@@ -1,0 +1,27 @@
+/*
+ * How fast does an engine run ordinary 64-bit kernel code? Some hosts offer a /dev/kvm that
+ * interprets guests, at about 2 million instructions a second. No CPU flag tells; running does.
+ */
+#ifndef ENGINE_PROBE_H
+#define ENGINE_PROBE_H
+
+#include "base/err.h"
+#include "engine/engine.h"
+
+struct engine_probe {
+	bool works;        /* the guest ran to its end */
+	u64 instructions;  /* that it executed */
+	u64 run_ns;        /* of the KVM_RUN that executed them */
+	u64 total_ns;      /* of the whole probe */
+	u32 ns_per_1000;   /* ns for 1,000 instructions, the exit taken off */
+};
+
+/* Slower than this is an interpreter: hardware needs less than 1 us. */
+#define ENGINE_PROBE_SLOW_NS_PER_1000 50000
+
+/* Run a counted loop of a few thousand instructions in a 64-bit guest at CPL 0. Takes at most
+ * 20 ms (a loop that does not come to its end by then is slow). -errno with the reason where no VM
+ * can be made. Main thread, before other threads exist. */
+int engine_probe(const struct engine_class *engine, struct engine_probe *probe, struct err *err);
+
+#endif
