@@ -224,11 +224,11 @@ static size_t filter_escapes(struct chardev *chr, u8 *buf, size_t len)
 
 		if (chr->escape_pending) {
 			chr->escape_pending = false;
-			if (key == ESCAPE_KEY || !chr->escape(chr->escape_ctx, (char)key))
+			if (key == ESCAPE_KEY || !chr->escape(chr->escape_ctx, (char)key, true))
 				buf[out++] = key;
 		} else if (key == ESCAPE_KEY) {
 			chr->escape_pending = true;
-		} else {
+		} else if (!chr->escape(chr->escape_ctx, (char)key, false)) {
 			buf[out++] = key;
 		}
 	}
@@ -347,7 +347,8 @@ void chardev_set_client(struct chardev *chr, const struct chardev_client *client
 	loop_post(chr->loop, &chr->in_work);
 }
 
-void chardev_set_escape(struct chardev *chr, bool (*fn)(void *ctx, char key), void *ctx)
+void chardev_set_escape(struct chardev *chr, bool (*fn)(void *ctx, char key, bool escaped),
+			void *ctx)
 {
 	chr->escape = fn;
 	chr->escape_ctx = ctx;

@@ -48,8 +48,11 @@ u64 chardev_dropped(const struct chardev *chr);
 /* Wait until kept output is gone, for at most timeout_ms: at the end of the run. */
 void chardev_flush(struct chardev *chr, int timeout_ms);
 
-/* stdio only: called with each key pressed after Ctrl-A; true when it was consumed. Ctrl-A twice
- * sends one. */
-void chardev_set_escape(struct chardev *chr, bool (*fn)(void *ctx, char key), void *ctx);
+/*
+ * A terminal only: fn sees each key that is typed, and those after Ctrl-A with `escaped`; what it
+ * returns true for does not reach the guest. Ctrl-A twice sends one. NULL: no escapes.
+ */
+void chardev_set_escape(struct chardev *chr, bool (*fn)(void *ctx, char key, bool escaped),
+			void *ctx);
 
 #endif

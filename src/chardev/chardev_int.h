@@ -35,7 +35,7 @@ struct chardev {
 	bool hangup_at_eof;   /* end of input means that the peer is gone */
 	u8 *input;
 	size_t input_max, input_start, input_end;
-	bool (*escape)(void *ctx, char key);
+	bool (*escape)(void *ctx, char key, bool escaped);
 	void *escape_ctx;
 	bool escapes, escape_pending;
 	struct loop_work in_work;
