@@ -33,11 +33,20 @@ struct guest_mem *mem_new(void)
 	return calloc(1, sizeof(struct guest_mem));
 }
 
+/*
+ * A mapping of ours starts at the 2 MiB boundary below gpa, so that hva and gpa agree modulo 2 MiB
+ * (else the host cannot use huge pages); fd_offset is the distance.
+ */
+static u64 mapping_size(const struct mem_region *r)
+{
+	return align_up(r->fd_offset + r->size, r->flags & MEM_HUGETLB ? HUGE_SIZE : PAGE_SIZE);
+}
+
 static void region_unmap(struct mem_region *r)
 {
 	if (!r->owned)
 		return;
-	munmap(r->hva, r->size);
+	munmap(r->hva - r->fd_offset, mapping_size(r));
 	fd_close(&r->fd);
 }
 
@@ -120,13 +129,18 @@ static void *map_aligned(u64 size, int fd, u32 flags)
 
 int mem_add_ram(struct guest_mem *mem, gpa_t gpa, u64 size, u32 flags, struct err *err)
 {
-	struct mem_region r = {.gpa = gpa, .size = size, .fd = -1, .flags = flags, .owned = true};
+	struct mem_region r = {.gpa = gpa,
+			       .size = size,
+			       .fd = -1,
+			       .fd_offset = gpa % HUGE_SIZE,
+			       .flags = flags,
+			       .owned = true};
 	char text[32];
 	int rc;
 
 	format_size(text, sizeof(text), size);
 	if (flags & (MEM_SHARED | MEM_HUGETLB)) {
-		r.fd = memfd_new("guest-ram", size, flags & MEM_HUGETLB);
+		r.fd = memfd_new("guest-ram", mapping_size(&r), flags & MEM_HUGETLB);
 		if (r.fd < 0)
 			return err_set(
 				err, -r.fd, "%s of guest memory: %s%s", text, strerror(-r.fd),
@@ -135,13 +149,14 @@ int mem_add_ram(struct guest_mem *mem, gpa_t gpa, u64 size, u32 flags, struct er
 						      "--hugepages"
 						    : "");
 	}
-	r.hva = map_aligned(size, r.fd, flags);
+	r.hva = map_aligned(mapping_size(&r), r.fd, flags);
 	if (!r.hva) {
 		rc = errno ? errno : ENOMEM;
 		fd_close(&r.fd);
 		return err_set(err, rc, "%s of guest memory cannot be mapped: %s", text,
 			       strerror(rc));
 	}
+	r.hva += r.fd_offset;
 	rc = region_insert(mem, &r, err);
 	if (rc)
 		region_unmap(&r);

@@ -40,8 +40,8 @@ void mem_free(struct guest_mem *mem);
 
 /*
  * Reserve size bytes of RAM at gpa (both multiples of 4 KiB). Memory is given by the host when it
- * is first touched; the mapping is aligned to 2 MiB so that the host can use huge pages. A region
- * may not overlap another. -ENOMEM, -EEXIST, -EINVAL with the reason.
+ * is first touched; host and guest address agree modulo 2 MiB so that the host can use huge pages.
+ * A region may not overlap another. -ENOMEM, -EEXIST, -EINVAL with the reason.
  */
 int mem_add_ram(struct guest_mem *mem, gpa_t gpa, u64 size, u32 flags, struct err *err);
 /* The same over the caller's memory (page-aligned), which must outlive mem. */
