@@ -74,7 +74,7 @@ int boot_check_options(const struct image *image, const struct boot_options *opt
 /*
  * Firmware (IMAGE_FIRMWARE): at most 16 MiB, a multiple of 4 KiB. firmware_map() adds the ROM
  * below 4 GiB to mem, read-only; once, before the vCPUs start. firmware_load() fills it, and
- * copies its last 128 KiB (256 KiB, when there is as much) to just below 1 MiB, where it is RAM
+ * copies it (the last 128 KiB of one larger than 256 KiB) to just below 1 MiB, where it is RAM
  * that the firmware may write; at start and at each reset. The entry is boot_entry_reset()'s.
  */
 int firmware_map(struct guest_mem *mem, const struct image *image, struct err *err);
