@@ -285,6 +285,12 @@ void mem_write_cpl(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 val
 	write_class(vcpu, linear, &value, size, cpl_class(cpl));
 }
 
+void mem_write_bytes_cpl(struct kvm_vcpu *vcpu, u64 linear, const void *buf, unsigned int len,
+			 unsigned int cpl)
+{
+	write_class(vcpu, linear, buf, len, cpl_class(cpl));
+}
+
 void mem_probe_write_cpl(struct kvm_vcpu *vcpu, u64 linear, unsigned int len, unsigned int cpl)
 {
 	struct part part[2];

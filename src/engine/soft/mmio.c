@@ -31,6 +31,7 @@ void exit_internal_error(struct kvm_vcpu *vcpu, u32 suberror)
 	run->internal.ndata = 0;
 	vcpu->ctl.exit_qualification = suberror;
 	replay(vcpu)->stepping = false;
+	vcpu_mmu(vcpu)->delivering = false;
 	exit_to_user(vcpu);
 }
 

@@ -396,7 +396,11 @@ static void add_watch(struct mmu *m, u64 dr7, int i, u64 addr)
 {
 	unsigned int type = (dr7 >> (16 + 4 * i)) & 3, len = (dr7 >> (18 + 4 * i)) & 3;
 
-	if (!(dr7 & (3ULL << (2 * i))) || !type || m->watch_count >= ARRAY_SIZE(m->watch))
+	if (!(dr7 & (3ULL << (2 * i))))
+		return;
+	if (!type)
+		m->code_watch |= (u8)(1u << i);
+	if (!type || m->watch_count >= ARRAY_SIZE(m->watch))
 		return;
 	len = len == 2 ? 8 : len + 1;
 	m->watch[m->watch_count].addr = align_down(addr, len);
@@ -415,7 +419,7 @@ void mmu_update_watchpoints(struct kvm_vcpu *vcpu)
 	u64 dr7 = debugger ? vcpu->guest_debug_dr[7] : vcpu->ctl.dr7;
 	u8 before = m->watch_count;
 
-	m->watch_count = 0;
+	m->watch_count = m->code_watch = 0;
 	for (int i = 0; i < 4; i++)
 		add_watch(m, dr7, i, dr[i]);
 	if (before || m->watch_count)

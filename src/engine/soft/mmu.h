@@ -129,9 +129,12 @@ struct mmu {
 		u8 len, index;
 		bool write_only, io;
 	} watch[4];
+	u8 code_watch;	/* armed code breakpoints, a bit each */
 	u32 watch_hits; /* DR6 bits of the instruction under way: #DB after it */
 
-	bool delivering; /* an event: its stack and tables must be RAM */
+	bool delivering;	   /* an event: its stack and tables must be RAM (excp.c) */
+	bool delivering_exception; /* ... one that makes a double fault of another */
+	u8 delivering_vector;
 	struct io_replay io;
 
 	/* level 1 slots that hold pages that are not global: class * TLB_SIZE + index */
@@ -278,6 +281,8 @@ void mem_read_bytes_sys(struct kvm_vcpu *vcpu, u64 linear, void *buf, unsigned i
 /* Stack pushes of a transfer to `cpl`, before CPL has changed; and the check alone. */
 void mem_write_cpl(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 value,
 		   unsigned int cpl);
+void mem_write_bytes_cpl(struct kvm_vcpu *vcpu, u64 linear, const void *buf, unsigned int len,
+			 unsigned int cpl);
 void mem_probe_write_cpl(struct kvm_vcpu *vcpu, u64 linear, unsigned int len, unsigned int cpl);
 
 /* Fault now if [linear, linear + len) cannot be read (written); len is 1 to 4096. */

@@ -13,6 +13,11 @@
 #define PAGE_OFFSET(a) ((a) & (PAGE_SIZE - 1))
 #define PAGE_BASE(a)   ((a) & ~(PAGE_SIZE - 1))
 
+#define DR6_BD	  (1u << 13)
+#define DR6_BS	  (1u << 14)
+#define DR6_BT	  (1u << 15)
+#define DR6_FIXED 0xffff0ff0u
+
 #define PF_PROT	 (1u << 0)
 #define PF_WRITE (1u << 1)
 #define PF_USER	 (1u << 2)

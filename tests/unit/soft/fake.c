@@ -6,6 +6,14 @@
 struct fake *fake;
 jmp_buf fake_jmp;
 
+const struct uop uop_between = {.mode64 = 1};
+
+void cpu_update_mode(struct kvm_vcpu *vcpu)
+{
+	fake->mode_updates++;
+	mmu_update_class(vcpu);
+}
+
 struct kvm_memory_slot *gfn_to_memslot(struct kvm *kvm, u64 gfn)
 {
 	for (u32 i = 0; i < fake->nr_slots; i++)

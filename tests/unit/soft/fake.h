@@ -33,7 +33,7 @@ struct fake {
 	u32 code_written_len;
 	/* the device that answers in the kernel, at bus address dev (8 bytes long) */
 	u64 dev, dev_value;
-	u32 dev_reads, dev_writes;
+	u32 dev_reads, dev_writes, mode_updates;
 };
 
 extern struct fake *fake;
