@@ -12,6 +12,7 @@
 #include "base/types.h"
 
 #define CPUID_MAX_CPUS 256
+#define CPUID_EXTRA    16 /* entries that cpuid_make() may add */
 
 /* cpus = sockets * cores * threads, at most CPUID_MAX_CPUS. vCPU n is thread n % threads of core
  * n / threads % cores. */
@@ -28,14 +29,18 @@ u32 cpu_topology_apic_id(const struct cpu_topology *topology, u32 n);
 
 struct cpuid_config {
 	struct cpu_topology topology;
-	u32 tsc_khz; /* 0: unknown, no frequency leaves */
+	u32 tsc_khz; /* KVM_GET_TSC_KHZ; 0: unknown, no frequency leaves */
+	/* The local APIC has a TSC-deadline timer: KVM_CAP_TSC_DEADLINE_TIMER, which
+	 * KVM_GET_SUPPORTED_CPUID does not say. */
+	bool tsc_deadline;
 	bool no_x2apic;
+	bool nested; /* let the guest see VMX or SVM */
 };
 
 /*
  * The table of vCPU n, for KVM_SET_CPUID2. out has room for out->nent entries, which becomes the
- * number used. supported is not changed. -E2BIG when out is too small (supported->nent + 12 is
- * enough), -EINVAL for a topology that is none.
+ * number used. supported is not changed. -E2BIG when out is too small (supported->nent +
+ * CPUID_EXTRA is enough), -EINVAL for a topology that is none or a vCPU that is not in it.
  */
 int cpuid_make(const struct kvm_cpuid2 *supported, const struct cpuid_config *config, u32 n,
 	       struct kvm_cpuid2 *out, struct err *err);
