@@ -93,6 +93,15 @@ struct pci_device {
 		struct pci_msix_vector *vector;
 		struct pci_region table, pba;
 	} msix;
+	/* What pci_device_state saves. */
+	struct {
+		u8 config[256];
+		struct pci_saved_vector {
+			u64 addr;
+			u32 data, control;
+			bool pending;
+		} vector[PCI_MSIX_MAX];
+	} saved;
 	/* Called after a configuration write has been applied; may be NULL. */
 	void (*config_written)(struct pci_device *dev, u16 offset, unsigned int size);
 	/* Called before a configuration read; may be NULL (the virtio PCI_CFG window needs it). */
@@ -116,6 +125,10 @@ void pci_bar_add(struct pci_device *dev, int n, struct pci_region *region, u64 o
 /* Reserve len bytes (id and next pointer included) for a capability; its offset, or 0 when full.
  * The caller fills config[] and writable[] from offset + 2 on. */
 u16 pci_add_capability(struct pci_device *dev, u8 id, u8 len);
+
+/* The configuration space and MSI-X, as the first field of a device's own state. Loading maps the
+ * BARs where they were; what the guest could not have written is not taken from the file. */
+extern const struct state_desc pci_device_state;
 
 /* ---- INTx: level, joined with the other functions on the same GSI ---- */
 void pci_set_intx(struct pci_device *dev, bool level);

@@ -41,6 +41,8 @@ void pci_config_write(struct pci_device *dev, u16 offset, unsigned int size, u32
 /* Apply COMMAND and the BAR registers to the bus. */
 void pci_update_bars(struct pci_device *dev);
 void pci_unmap_bars(struct pci_device *dev);
+/* Has the masked vector's eventfd been signalled? Takes the signal. */
+bool pci_msix_collected(struct pci_device *dev, unsigned int n);
 /* MSI-X after its control word changed. */
 void pci_msix_control_changed(struct pci_device *dev);
 void pci_msix_release(struct pci_device *dev);

@@ -135,6 +135,15 @@ static void table_write(void *ctx, u64 offset, unsigned int size, u64 value)
 
 static const struct bus_ops table_ops = {table_read, table_write};
 
+bool pci_msix_collected(struct pci_device *dev, unsigned int n)
+{
+	struct pci_msix_vector *v = &dev->msix.vector[n];
+
+	if (v->route.gsi && !v->route.attached && event_clear(v->route.fd))
+		v->pending = true;
+	return v->pending;
+}
+
 static u64 pba_read(void *ctx, u64 offset, unsigned int size)
 {
 	struct pci_device *dev = ctx;
@@ -142,14 +151,10 @@ static u64 pba_read(void *ctx, u64 offset, unsigned int size)
 
 	for (u32 i = 0; i < size * 8; i++) {
 		u64 n = offset * 8 + i;
-		struct pci_msix_vector *v;
 
 		if (n >= dev->msix.count)
 			break;
-		v = &dev->msix.vector[n];
-		if (v->route.gsi && !v->route.attached && event_clear(v->route.fd))
-			v->pending = true;
-		bits |= (u64)v->pending << i;
+		bits |= (u64)pci_msix_collected(dev, (unsigned int)n) << i;
 	}
 	return bits;
 }
