@@ -1,0 +1,497 @@
+/*
+ * What all virtio devices share: features, status, configuration bytes, and the life of queues.
+ *
+ * Invariants:
+ * 1. queue->live is written with the bus lock held. It becomes true after virtq_start(), and false
+ *    on the owner's thread, inside owner_call(); so an owner that saw it true may work until its
+ *    callback returns.
+ * 2. Owners of queues with a loop never take the bus lock, so a thread that holds it may wait for
+ *    them.
+ * 3. size and addresses of a queue do not change from enable to reset (section 4.1.4.3.2).
+ * 4. features do not change once features_set, until reset.
+ */
+#include "virtio/virtio.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/checked.h"
+#include "base/endian.h"
+#include "base/log.h"
+#include "os/event.h"
+#include "os/file.h"
+#include "virtio/features.h"
+
+static const struct virtio_class *const classes[] = {
+#define VIRTIO(class) &class,
+#include "virtio/devices.def"
+#undef VIRTIO
+};
+
+const struct virtio_class *virtio_class_lookup(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(classes); i++)
+		if (!strcmp(classes[i]->name, name))
+			return classes[i];
+	return NULL;
+}
+
+/* ---- the owner of a queue ---- */
+
+struct call {
+	struct loop_work work;
+	void (*fn)(struct virtio_queue *queue);
+	struct virtio_queue *queue;
+	sem_t done;
+};
+
+static void run_call(struct loop_work *work)
+{
+	struct call *call = container_of(work, struct call, work);
+
+	call->fn(call->queue);
+	sem_post(&call->done);
+}
+
+/* Run fn on the queue's thread and wait for it. The bus lock is held. */
+static void owner_call(struct virtio_queue *queue, void (*fn)(struct virtio_queue *queue))
+{
+	struct call call = {.work.fn = run_call, .fn = fn, .queue = queue};
+
+	if (!queue->loop) {
+		fn(queue);
+		return;
+	}
+	sem_init(&call.done, 0, 0);
+	loop_post(queue->loop, &call.work);
+	while (sem_wait(&call.done))
+		; /* EINTR: the kick signal */
+	sem_destroy(&call.done);
+}
+
+static void kicked_locked(struct virtio_queue *queue)
+{
+	bus_lock(queue->bus);
+	if (virtio_queue_is_live(queue))
+		queue->dev->class->kick(queue);
+	bus_unlock(queue->bus);
+}
+
+static void virtq_kicked(struct loop_watch *watch, u32 events)
+{
+	struct virtio_queue *queue = container_of(watch, struct virtio_queue, watch);
+
+	event_clear(watch->fd);
+	if (!virtio_queue_is_live(queue))
+		return;
+	__atomic_store_n(&queue->vq.kicks, queue->vq.kicks + 1, __ATOMIC_RELAXED);
+	if (queue->loop)
+		queue->dev->class->kick(queue);
+	else
+		kicked_locked(queue);
+}
+
+void virtio_queue_poke(struct virtio_queue *queue)
+{
+	event_signal(queue->kick_fd);
+}
+
+/* ---- interrupts and errors of a queue ---- */
+
+static void signal_work(struct loop_work *work)
+{
+	struct virtio_queue *queue = container_of(work, struct virtio_queue, signal_work);
+
+	bus_lock(queue->bus);
+	if (virtio_queue_is_live(queue))
+		queue->dev->transport->signal(queue->dev, queue);
+	bus_unlock(queue->bus);
+}
+
+static void queue_signal(void *ctx)
+{
+	struct virtio_queue *queue = ctx;
+
+	if (queue->loop)
+		loop_post(bus_loop(queue->bus), &queue->signal_work);
+	else
+		queue->dev->transport->signal(queue->dev, queue);
+}
+
+static void queue_broken(void *ctx, const char *why)
+{
+	struct virtio_queue *queue = ctx;
+	char text[96];
+
+	snprintf(text, sizeof(text), "queue %u: %s", queue->index, why);
+	virtio_device_broken(queue->dev, text);
+}
+
+static const struct virtq_ops queue_ops = {.signal = queue_signal, .broken = queue_broken};
+
+static void broken_work(struct loop_work *work)
+{
+	struct virtio_device *dev = container_of(work, struct virtio_device, broken_work);
+
+	bus_lock(dev->bus);
+	if (virtio_get_status(dev) & VIRTIO_CONFIG_S_NEEDS_RESET)
+		dev->transport->config_changed(dev);
+	bus_unlock(dev->bus);
+}
+
+void virtio_device_broken(struct virtio_device *dev, const char *why)
+{
+	log_guest("%s: the guest must reset the device: %s", dev->id, why);
+	__atomic_fetch_or(&dev->status, VIRTIO_CONFIG_S_NEEDS_RESET, __ATOMIC_ACQ_REL);
+	/* 2.1.2: told only after DRIVER_OK. */
+	if (virtio_get_status(dev) & VIRTIO_CONFIG_S_DRIVER_OK)
+		loop_post(bus_loop(dev->bus), &dev->broken_work);
+}
+
+void virtio_queue_set_signal_fd(struct virtio_queue *queue, int fd)
+{
+	__atomic_store_n(&queue->vq.signal_fd, fd, __ATOMIC_RELEASE);
+}
+
+/* ---- queues ---- */
+
+int virtio_add_queue(struct virtio_device *dev, u16 max_size, size_t slot_size, struct loop *loop,
+		     struct err *err)
+{
+	struct virtio_queue *queue = &dev->queue[dev->nqueues];
+	int rc;
+
+	if (dev->nqueues == VIRTIO_MAX_QUEUES)
+		return err_set(err, ENOSPC, "%s: more than %d queues", dev->id, VIRTIO_MAX_QUEUES);
+	*queue = (struct virtio_queue){
+		.dev = dev,
+		.bus = dev->bus,
+		.index = (u16)dev->nqueues,
+		.loop = loop == bus_loop(dev->bus) ? NULL : loop,
+		.kick_fd = event_new(),
+		.signal_work.fn = signal_work,
+	};
+	if (queue->kick_fd < 0)
+		return err_set(err, -queue->kick_fd, "%s: %s", dev->id, strerror(-queue->kick_fd));
+	dev->nqueues++; /* from here on free() cleans up */
+	rc = virtq_init(&queue->vq, dev->mem, max_size, slot_size, &queue_ops, queue);
+	if (rc)
+		return err_set(err, -rc, "%s: no memory for a queue", dev->id);
+	queue->watch = (struct loop_watch){.fd = queue->kick_fd, .fn = virtq_kicked};
+	rc = loop_watch_add(loop ? loop : bus_loop(dev->bus), &queue->watch, EPOLLIN);
+	return rc ? err_set(err, -rc, "%s: %s", dev->id, strerror(-rc)) : 0;
+}
+
+static void queue_free(struct virtio_queue *queue)
+{
+	loop_watch_del(&queue->watch);
+	loop_cancel(bus_loop(queue->bus), &queue->signal_work);
+	virtq_release(&queue->vq);
+	fd_close(&queue->kick_fd);
+}
+
+struct virtio_queue *virtio_queue_at(struct virtio_device *dev, u32 index)
+{
+	return index < dev->nqueues ? &dev->queue[index] : NULL;
+}
+
+bool virtio_queue_is_open(const struct virtio_queue *queue)
+{
+	return !queue->enabled;
+}
+
+static u32 queue_mode(const struct virtio_device *dev)
+{
+	u32 mode = 0;
+
+	if (virtio_has(dev, VIRTIO_F_RING_PACKED))
+		mode |= VIRTQ_PACKED;
+	if (virtio_has(dev, VIRTIO_F_EVENT_IDX))
+		mode |= VIRTQ_EVENT_IDX;
+	if (virtio_has(dev, VIRTIO_F_INDIRECT_DESC))
+		mode |= VIRTQ_INDIRECT;
+	if (virtio_has(dev, VIRTIO_F_IN_ORDER))
+		mode |= VIRTQ_IN_ORDER;
+	return mode;
+}
+
+/* Legacy drivers may use a queue from the moment they have set it up (section 3.1.2). */
+static bool may_go_live(const struct virtio_device *dev)
+{
+	u8 status = virtio_get_status(dev);
+
+	if (status & VIRTIO_CONFIG_S_NEEDS_RESET)
+		return false;
+	return status & VIRTIO_CONFIG_S_DRIVER_OK ||
+	       (dev->legacy && !virtio_is_modern(dev) && dev->features_set);
+}
+
+static void queue_go_live(struct virtio_queue *queue)
+{
+	struct virtio_device *dev = queue->dev;
+	int rc;
+
+	if (!queue->enabled || queue->live || !may_go_live(dev))
+		return;
+	rc = virtq_start(&queue->vq, queue_mode(dev));
+	if (rc) {
+		char text[96];
+
+		snprintf(text, sizeof(text), "queue %u: its rings are not %s", queue->index,
+			 rc == -EFAULT ? "in RAM" : "of a legal size");
+		virtio_device_broken(dev, text);
+		return;
+	}
+	if (dev->class->queue_start)
+		dev->class->queue_start(queue);
+	__atomic_store_n(&queue->live, true, __ATOMIC_RELEASE);
+	virtio_queue_poke(queue);
+}
+
+static void stop_on_owner(struct virtio_queue *queue)
+{
+	__atomic_store_n(&queue->live, false, __ATOMIC_RELEASE);
+	if (queue->dev->class->queue_stop)
+		queue->dev->class->queue_stop(queue);
+	virtq_stop(&queue->vq);
+}
+
+static void queue_stop(struct virtio_queue *queue)
+{
+	if (queue->live)
+		owner_call(queue, stop_on_owner);
+}
+
+/* Features of a legacy driver are final when it starts to use queues. */
+static void legacy_features(struct virtio_device *dev)
+{
+	if (!dev->legacy || dev->features_set || virtio_is_modern(dev))
+		return;
+	dev->features_set = true;
+	if (dev->class->features_set)
+		dev->class->features_set(dev);
+}
+
+void virtio_queue_enable(struct virtio_queue *queue)
+{
+	if (queue->enabled)
+		return;
+	legacy_features(queue->dev);
+	queue->enabled = true;
+	queue_go_live(queue);
+}
+
+void virtio_queue_reset(struct virtio_queue *queue)
+{
+	queue_stop(queue);
+	queue->enabled = false;
+	virtq_reset(&queue->vq);
+}
+
+/* ---- features and status ---- */
+
+u32 virtio_get_features(const struct virtio_device *dev, u32 select)
+{
+	return select < 2 ? (u32)(dev->offered >> (32 * select)) : 0;
+}
+
+void virtio_set_features(struct virtio_device *dev, u32 select, u32 value)
+{
+	u64 mask = select < 2 ? 0xffffffffULL << (32 * select) : 0;
+
+	if (!dev->features_set)
+		dev->features =
+			(dev->features & ~mask) | ((u64)value << (32 * (select & 1)) & mask);
+}
+
+static bool accept_features(struct virtio_device *dev)
+{
+	if (dev->features & ~dev->offered || !virtio_is_modern(dev))
+		return false;
+	if (dev->class->features_set && !dev->class->features_set(dev))
+		return false;
+	dev->features_set = true;
+	return true;
+}
+
+void virtio_set_status(struct virtio_device *dev, u8 status)
+{
+	u8 old = virtio_get_status(dev), added = status & (u8)~old;
+
+	if (!status) {
+		virtio_device_reset(dev);
+		return;
+	}
+	added &= (u8)~VIRTIO_CONFIG_S_NEEDS_RESET;
+	if (added & VIRTIO_CONFIG_S_FEATURES_OK && !accept_features(dev))
+		added &= (u8)~VIRTIO_CONFIG_S_FEATURES_OK;
+	if (added & VIRTIO_CONFIG_S_DRIVER_OK) {
+		legacy_features(dev);
+		if (!dev->features_set)
+			added &= (u8)~VIRTIO_CONFIG_S_DRIVER_OK;
+	}
+	__atomic_fetch_or(&dev->status, added, __ATOMIC_ACQ_REL);
+	if (added & VIRTIO_CONFIG_S_DRIVER_OK)
+		for (unsigned int i = 0; i < dev->nqueues; i++)
+			queue_go_live(&dev->queue[i]);
+}
+
+/* ---- configuration bytes ---- */
+
+u64 virtio_config_read(struct virtio_device *dev, u32 offset, unsigned int size)
+{
+	u8 bytes[8] = {0};
+
+	if (dev->class->config_reading)
+		dev->class->config_reading(dev);
+	if (offset < dev->config_size)
+		memcpy(bytes, dev->config + offset, min((u32)size, dev->config_size - offset));
+	return load_le(bytes, size);
+}
+
+void virtio_config_write(struct virtio_device *dev, u32 offset, unsigned int size, u64 value)
+{
+	if (dev->class->config_write && range_fits(offset, size, dev->config_size))
+		dev->class->config_write(dev, offset, size, value);
+}
+
+void virtio_config_changed(struct virtio_device *dev)
+{
+	dev->generation++;
+	if (virtio_get_status(dev) & VIRTIO_CONFIG_S_DRIVER_OK)
+		dev->transport->config_changed(dev);
+}
+
+/* ---- life ---- */
+
+int virtio_device_new(struct virtio_device **out, const struct virtio_class *class, struct bus *bus,
+		      const char *id, const void *config, const struct virtio_transport *transport,
+		      void *transport_ctx, struct err *err)
+{
+	struct virtio_device *dev = calloc(1, class->size);
+	int rc;
+
+	*out = dev;
+	if (!dev)
+		return err_set(err, ENOMEM, "%s: no memory", id);
+	dev->class = class;
+	dev->bus = bus;
+	dev->mem = bus_mem(bus);
+	dev->id = id;
+	dev->transport = transport;
+	dev->transport_ctx = transport_ctx;
+	dev->broken_work.fn = broken_work;
+	dev->offered = VIRTIO_COMMON_FEATURES | class->in_order;
+	dev->queue = calloc(VIRTIO_MAX_QUEUES, sizeof(*dev->queue));
+	if (!dev->queue)
+		return err_set(err, ENOMEM, "%s: no memory", id);
+	rc = class->init(dev, config, err);
+	if (!rc && class->ready)
+		rc = class->ready(dev, err);
+	return rc;
+}
+
+void virtio_device_stop(struct virtio_device *dev)
+{
+	if (dev && dev->class->free)
+		dev->class->free(dev);
+}
+
+void virtio_device_free(struct virtio_device *dev)
+{
+	if (!dev)
+		return;
+	for (unsigned int i = 0; i < dev->nqueues; i++)
+		queue_free(&dev->queue[i]);
+	loop_cancel(bus_loop(dev->bus), &dev->broken_work);
+	free(dev->queue);
+	free(dev);
+}
+
+void virtio_device_reset(struct virtio_device *dev)
+{
+	for (unsigned int i = 0; i < dev->nqueues; i++)
+		virtio_queue_reset(&dev->queue[i]);
+	loop_cancel(bus_loop(dev->bus), &dev->broken_work);
+	if (dev->class->reset)
+		dev->class->reset(dev);
+	dev->features = 0;
+	dev->features_set = false;
+	__atomic_store_n(&dev->status, 0, __ATOMIC_RELEASE);
+}
+
+static void nothing(struct virtio_queue *queue)
+{
+	(void)queue;
+}
+
+/* Owners pop only while the device is neither paused nor cut off from memory. */
+static void update_stopped(struct virtio_device *dev)
+{
+	bool stopped = dev->paused || dev->no_dma;
+
+	for (unsigned int i = 0; i < dev->nqueues; i++) {
+		struct virtio_queue *queue = &dev->queue[i];
+
+		if (queue->vq.stopped == stopped)
+			continue;
+		__atomic_store_n(&queue->vq.stopped, stopped, __ATOMIC_RELEASE);
+		if (!stopped)
+			virtio_queue_poke(queue);
+		else if (queue->live) /* once the owner has been here, it pops nothing more */
+			owner_call(queue, nothing);
+	}
+}
+
+void virtio_device_set_dma(struct virtio_device *dev, bool on)
+{
+	dev->no_dma = !on;
+	update_stopped(dev);
+}
+
+void virtio_device_pause(struct virtio_device *dev)
+{
+	dev->paused = true;
+	if (dev->class->pause)
+		dev->class->pause(dev);
+	update_stopped(dev);
+}
+
+bool virtio_device_drained(struct virtio_device *dev)
+{
+	for (unsigned int i = 0; i < dev->nqueues; i++)
+		if (virtq_inuse(&dev->queue[i].vq))
+			return false;
+	return true;
+}
+
+void virtio_device_resume(struct virtio_device *dev)
+{
+	dev->paused = false;
+	update_stopped(dev);
+	if (dev->class->resume)
+		dev->class->resume(dev);
+}
+
+void virtio_device_stats(struct virtio_device *dev,
+			 void (*line)(void *ctx, const char *name, u64 value), void *ctx)
+{
+	for (unsigned int i = 0; i < dev->nqueues; i++) {
+		const struct virtq *vq = &dev->queue[i].vq;
+		char name[32];
+
+		snprintf(name, sizeof(name), "queue%u_kicks", i);
+		line(ctx, name, __atomic_load_n(&vq->kicks, __ATOMIC_RELAXED));
+		snprintf(name, sizeof(name), "queue%u_requests", i);
+		line(ctx, name, __atomic_load_n(&vq->requests, __ATOMIC_RELAXED));
+		snprintf(name, sizeof(name), "queue%u_interrupts", i);
+		line(ctx, name, __atomic_load_n(&vq->signals, __ATOMIC_RELAXED));
+	}
+	if (dev->class->stats)
+		dev->class->stats(dev, line, ctx);
+}
