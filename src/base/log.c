@@ -9,14 +9,14 @@
 
 #define LIMIT_PER_SECOND 10
 
-static enum log_level max_level = LOG_INFO;
+enum log_level log_max_level = LOG_INFO;
 static bool crlf;
 static void (*line_sink)(enum log_level level, const char *line);
 static _Thread_local const char *role;
 
 void log_set_level(enum log_level level)
 {
-	max_level = level;
+	log_max_level = level;
 }
 
 void log_set_role(const char *name)
@@ -42,7 +42,7 @@ static void emit(enum log_level level, const char *fmt, va_list ap, const char *
 	size_t room = sizeof(line) - 3;
 	int n;
 
-	if (level > max_level)
+	if (level > log_max_level)
 		return;
 	n = role ? snprintf(line, room, "bothy[%s]: %s", role, words[level])
 		 : snprintf(line, room, "bothy: %s", words[level]);
@@ -94,7 +94,7 @@ void log_info(const char *fmt, ...)
 	EMIT(LOG_INFO, "");
 }
 
-void log_debug(const char *fmt, ...)
+void log_debug_line(const char *fmt, ...)
 {
 	EMIT(LOG_DEBUG, "");
 }

@@ -26,7 +26,15 @@ void log_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_errno(const char *fmt, ...) PRINTF_LIKE(1, 2); /* an error, with ": strerror(errno)" */
 void log_warn(const char *fmt, ...) PRINTF_LIKE(1, 2);
 void log_info(const char *fmt, ...) PRINTF_LIKE(1, 2);
-void log_debug(const char *fmt, ...) PRINTF_LIKE(1, 2);
+void log_debug_line(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+/* On hot paths: one comparison while nobody wants to see it. */
+extern enum log_level log_max_level;
+#define log_debug(...)                                                                             \
+	do {                                                                                       \
+		if (unlikely(log_max_level >= LOG_DEBUG))                                          \
+			log_debug_line(__VA_ARGS__);                                               \
+	} while (0)
 
 struct log_limit {
 	u64 window_ns; /* start of the current second */

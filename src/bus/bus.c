@@ -20,7 +20,14 @@
 
 #define DRAIN_INTERVAL_NS (20 * NSEC_PER_MSEC)
 
-static void drain_ring(struct bus *bus);
+static void drain_slow(struct bus *bus);
+
+static inline void drain_ring(struct bus *bus)
+{
+	if (bus->ring &&
+	    unlikely(bus->ring->first != __atomic_load_n(&bus->ring->last, __ATOMIC_ACQUIRE)))
+		drain_slow(bus);
+}
 
 static void on_drain_timer(struct bus_timer *timer)
 {
@@ -258,7 +265,7 @@ u64 bus_unclaimed(const struct bus *bus, enum bus_space space)
 
 /* ---- dispatch ---- */
 
-static struct bus_range *lookup_pio(struct bus *bus, u64 port)
+static inline struct bus_range *lookup_pio(struct bus *bus, u64 port)
 {
 	u16 at = bus->pio_index[port & 0xffff];
 
@@ -278,8 +285,8 @@ static struct bus_range *lookup_mmio(struct bus *bus, u64 addr)
 	return bus->mmio[at];
 }
 
-static void access_one(struct bus *bus, struct bus_range *range, u64 addr, bool write,
-		       unsigned int size, void *data)
+static inline void access_one(struct bus_range *range, u64 addr, bool write, unsigned int size,
+			      void *data)
 {
 	u64 offset = addr - range->base;
 
@@ -292,8 +299,8 @@ static void access_one(struct bus *bus, struct bus_range *range, u64 addr, bool 
 	}
 }
 
-static void access_none(struct bus *bus, enum bus_space space, u64 addr, bool write, size_t bytes,
-			void *data)
+static __attribute__((noinline, cold)) void
+access_none(struct bus *bus, enum bus_space space, u64 addr, bool write, size_t bytes, void *data)
 {
 	bus->unclaimed[space]++;
 	if (!write)
@@ -302,8 +309,9 @@ static void access_none(struct bus *bus, enum bus_space space, u64 addr, bool wr
 		  (unsigned long long)addr, write ? "write" : "read", bytes);
 }
 
-static void pio_string(struct bus *bus, struct bus_range *range, u16 port, bool write,
-		       unsigned int size, void *data, u32 count)
+static __attribute__((noinline)) void pio_string(struct bus *bus, struct bus_range *range, u16 port,
+						 bool write, unsigned int size, void *data,
+						 u32 count)
 {
 	u64 offset = port - range->base;
 
@@ -318,7 +326,7 @@ static void pio_string(struct bus *bus, struct bus_range *range, u16 port, bool 
 		return;
 	}
 	for (u32 i = 0; i < count; i++) {
-		access_one(bus, range, port, write, size, (u8 *)data + i * size);
+		access_one(range, port, write, size, (u8 *)data + i * size);
 		/* The handler may have removed its own range. */
 		if (!range->added && !(range = lookup_pio(bus, port)))
 			return;
@@ -335,7 +343,7 @@ void bus_pio(struct bus *bus, u16 port, bool write, unsigned int size, void *dat
 	if (unlikely(!range))
 		access_none(bus, BUS_PIO, port, write, (size_t)size * count, data);
 	else if (likely(count == 1))
-		access_one(bus, range, port, write, size, data);
+		access_one(range, port, write, size, data);
 	else
 		pio_string(bus, range, port, write, size, data, count);
 	lock_release(&bus->lock);
@@ -349,7 +357,7 @@ static void mmio_access(struct bus *bus, u64 addr, bool write, unsigned int size
 		struct bus_range *range = lookup_mmio(bus, addr);
 
 		if (likely(range))
-			access_one(bus, range, addr, write, part, data);
+			access_one(range, addr, write, part, data);
 		else
 			access_none(bus, BUS_MMIO, addr, write, part, data);
 		addr += part;
@@ -387,10 +395,10 @@ static void drain_entry(struct bus *bus, const struct kvm_coalesced_mmio *entry)
 		return;
 	}
 	range->coalesced++;
-	access_one(bus, range, e.phys_addr, true, e.len, e.data);
+	access_one(range, e.phys_addr, true, e.len, e.data);
 }
 
-static void drain_slow(struct bus *bus)
+static __attribute__((noinline)) void drain_slow(struct bus *bus)
 {
 	struct kvm_coalesced_mmio_ring *ring = bus->ring;
 	const u32 max = (u32)((PAGE_SIZE - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio));
@@ -401,13 +409,6 @@ static void drain_slow(struct bus *bus)
 		first = (first + 1) % max;
 		__atomic_store_n(&ring->first, first, __ATOMIC_RELEASE);
 	}
-}
-
-static void drain_ring(struct bus *bus)
-{
-	if (bus->ring &&
-	    unlikely(bus->ring->first != __atomic_load_n(&bus->ring->last, __ATOMIC_ACQUIRE)))
-		drain_slow(bus);
 }
 
 void bus_drain_coalesced(struct bus *bus)

@@ -23,11 +23,11 @@
 #include "os/thread.h"
 
 #define GUEST_SIZE (64 * KiB)
-#define PML4       0x1000
-#define PDPT       0x2000
-#define PD         0x3000
-#define CODE       0x8000
-#define LOOPS      1000
+#define PML4	   0x1000
+#define PDPT	   0x2000
+#define PD	   0x3000
+#define CODE	   0x8000
+#define LOOPS	   1000
 #define LIMIT_NS   (15 * NSEC_PER_MSEC)
 
 struct probe_guest {
@@ -63,10 +63,10 @@ static int set_state(struct probe_guest *g, u64 count)
 	s.cr3 = PML4;
 	s.cr4 = 0x20;
 	s.efer = 0x500;
-	s.cs = (struct kvm_segment){.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1,
-				    .l = 1, .g = 1};
-	s.ds = (struct kvm_segment){.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1,
-				    .db = 1, .g = 1};
+	s.cs = (struct kvm_segment){
+		.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+	s.ds = (struct kvm_segment){
+		.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
 	s.es = s.fs = s.gs = s.ss = s.ds;
 	rc = e->ioctl(g->vcpu, KVM_SET_SREGS, (unsigned long)&s);
 	return rc ? rc : e->ioctl(g->vcpu, KVM_SET_REGS, (unsigned long)&regs);

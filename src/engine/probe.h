@@ -9,11 +9,11 @@
 #include "engine/engine.h"
 
 struct engine_probe {
-	bool works;        /* the guest ran to its end */
-	u64 instructions;  /* that it executed */
-	u64 run_ns;        /* of the KVM_RUN that executed them */
-	u64 total_ns;      /* of the whole probe */
-	u32 ns_per_1000;   /* ns for 1,000 instructions, the exit taken off */
+	bool works;	  /* the guest ran to its end */
+	u64 instructions; /* that it executed */
+	u64 run_ns;	  /* of the KVM_RUN that executed them */
+	u64 total_ns;	  /* of the whole probe */
+	u32 ns_per_1000;  /* ns for 1,000 instructions, the exit taken off */
 };
 
 /* Slower than this is an interpreter: hardware needs less than 1 us. */

@@ -72,7 +72,7 @@ static int on_io(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 	u32 count = run->io.count;
 
-	if (count > 1) {
+	if (unlikely(count > 1)) {
 		vcpu->stats.pio_string++;
 		vcpu->stats.pio_bytes += (u64)count * run->io.size;
 	}
@@ -175,21 +175,23 @@ static const exit_handler handlers[VCPU_EXIT_REASONS] = {
 
 /* ---- the loop ---- */
 
-static int run_once(struct vcpu *vcpu)
+static inline int run_once(struct vcpu *vcpu)
 {
-	return vcpu->config.vm->engine->ioctl(vcpu->fd, KVM_RUN, 0);
+	return vcpu->ioctl(vcpu->fd, KVM_RUN, 0);
 }
 
 static int handle_exit(struct vcpu *vcpu)
 {
 	u32 reason = vcpu->run->exit_reason;
-	u32 slot = reason < KVM_EXIT_LAST ? reason : KVM_EXIT_LAST;
-	exit_handler handler = handlers[slot] ? handlers[slot] : on_failure;
+	u32 slot = min(reason, (u32)KVM_EXIT_LAST);
+	exit_handler handler = handlers[slot];
 	u64 start;
 	int rc;
 
 	vcpu->stats.exits[slot]++;
-	if (likely(!vcpu->config.timed && !vcpu->config.trace))
+	if (unlikely(!handler))
+		handler = on_failure;
+	if (likely(!vcpu->watched))
 		return handler(vcpu);
 	start = clock_now_ns();
 	rc = handler(vcpu);
@@ -254,7 +256,10 @@ static void *vcpu_main(void *arg)
 		}
 		rc = run_once(vcpu);
 		vcpu->incomplete = !rc;
-		rc = likely(!rc) ? handle_exit(vcpu) : handle_error(vcpu, rc);
+		if (likely(!rc))
+			rc = handle_exit(vcpu);
+		else
+			rc = handle_error(vcpu, rc);
 		if (unlikely(rc)) {
 			u32 running = VCPU_RUN;
 
@@ -292,6 +297,8 @@ struct vcpu *vcpu_new(const struct vcpu_config *config, struct err *err)
 		return NULL;
 	}
 	vcpu->config = *config;
+	vcpu->ioctl = config->vm->engine->ioctl;
+	vcpu->watched = config->timed || config->trace;
 	vcpu->paused = true;
 	vcpu->request = VCPU_PAUSE;
 	pthread_mutex_init(&vcpu->lock, NULL);
