@@ -1,0 +1,136 @@
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/str.h"
+
+#define COMMAND(id) extern const struct command id;
+#include "cli/commands.def"
+#undef COMMAND
+
+const struct command *const commands[] = {
+#define COMMAND(id) &id,
+#include "cli/commands.def"
+#undef COMMAND
+	NULL,
+};
+
+int cli_fail(const struct err *err)
+{
+	fprintf(stderr, "bothy: %s\n", err->text);
+	return EXIT_USAGE;
+}
+
+static int unknown_option(const struct opt *table, const char *name, struct err *err)
+{
+	const char *near = opt_nearest(table, name);
+
+	if (near)
+		return err_set(err, EINVAL, "unknown option --%s; did you mean --%s?", name, near);
+	return err_set(err, EINVAL, "unknown option --%s; 'bothy help' lists them", name);
+}
+
+/* One option at argv[*i]; takes the next argument where a value is wanted. */
+static int parse_option(const struct opt *table, void *target, int argc, char **argv, int *i,
+			struct err *err)
+{
+	const char *text = argv[*i] + (argv[*i][1] == '-' ? 2 : 1), *value = strchr(text, '=');
+	size_t len = value ? (size_t)(value - text) : strlen(text);
+	const struct opt *opt;
+	char name[64];
+	int rc;
+
+	if (len >= sizeof(name))
+		len = sizeof(name) - 1;
+	memcpy(name, text, len);
+	name[len] = '\0';
+	opt = opt_lookup(table, name);
+	if (!opt || (argv[*i][1] != '-') != (strlen(name) == 1))
+		return unknown_option(table, name, err);
+	if (value)
+		value++;
+	else if (opt->type != OPT_BOOL && opt->arg) {
+		if (*i + 1 >= argc)
+			return err_set(err, EINVAL, "--%s needs a value: --%s %s", name, name,
+				       opt->arg);
+		value = argv[++*i];
+	}
+	rc = opt_set(opt, target, value, err);
+	if (rc)
+		err_prefix(err, "--%s", name);
+	return rc;
+}
+
+int cli_parse(const struct opt *table, void *target, int argc, char **argv,
+	      int (*positional)(void *target, const char *value, struct err *err), struct err *err)
+{
+	bool options = true;
+
+	for (int i = 1; i < argc; i++) {
+		int rc;
+
+		if (options && !strcmp(argv[i], "--")) {
+			options = false;
+			continue;
+		}
+		if (options && argv[i][0] == '-' && argv[i][1])
+			rc = parse_option(table, target, argc, argv, &i, err);
+		else if (positional)
+			rc = positional(target, argv[i], err);
+		else
+			rc = err_set(err, EINVAL, "unexpected argument '%s'", argv[i]);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static void print_wrapped(FILE *out, const char *text, int indent, int column)
+{
+	while (*text) {
+		size_t word = strcspn(text, " ");
+
+		if (column + (int)word > 96 && column > indent) {
+			fprintf(out, "\n%*s", indent, "");
+			column = indent;
+		}
+		fwrite(text, 1, word, out);
+		column += (int)word + 1;
+		text += word;
+		if (*text == ' ') {
+			fputc(' ', out);
+			text++;
+		}
+	}
+	fputc('\n', out);
+}
+
+static void help_option(const struct opt *o, FILE *out)
+{
+	char head[96];
+	int n = snprintf(head, sizeof(head), "  %s%s%s%s", strlen(o->name) == 1 ? "-" : "--",
+			 o->name, o->arg && o->type != OPT_BOOL ? " " : "",
+			 o->arg && o->type != OPT_BOOL ? o->arg : "");
+
+	fputs(head, out);
+	if (n >= 26) {
+		fprintf(out, "\n%*s", 26, "");
+		n = 26;
+	}
+	fprintf(out, "%*s", 26 - n, "");
+	print_wrapped(out, o->help, 26, 26);
+}
+
+void cli_help_command(const struct command *c, FILE *out)
+{
+	fprintf(out, "usage: bothy %s %s\n\n%s.\n", c->name, c->args, c->summary);
+	if (c->options) {
+		fprintf(out, "\noptions:\n");
+		for (const struct opt *o = c->options; o->name; o++)
+			if (o->help)
+				help_option(o, out);
+	}
+	if (c->text)
+		fprintf(out, "\n%s", c->text);
+}

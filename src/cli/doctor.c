@@ -1,0 +1,126 @@
+/* bothy doctor, and the choice of --engine auto: both rest on the same probe. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "base/str.h"
+#include "cli/cli.h"
+#include "cli/run.h"
+#include "engine/probe.h"
+
+enum verdict { ENGINE_FAST, ENGINE_SLOW, ENGINE_ABSENT };
+
+static enum verdict judge(const struct engine_class *engine, struct engine_probe *probe,
+			  struct err *err)
+{
+	if (engine_probe(engine, probe, err))
+		return ENGINE_ABSENT;
+	return probe->works && probe->ns_per_1000 < ENGINE_PROBE_SLOW_NS_PER_1000 ? ENGINE_FAST
+										  : ENGINE_SLOW;
+}
+
+const struct engine_class *run_choose_engine(int choice, const char **why, struct err *err)
+{
+	static const char *const names[] = {"auto", "kvm", "soft"};
+	const struct engine_class *kvm = engine_lookup("kvm"), *soft = engine_lookup("soft");
+	struct engine_probe probe;
+	enum verdict v;
+
+	if (choice) {
+		const struct engine_class *engine = engine_lookup(names[choice]);
+
+		if (!engine)
+			err_set(err, ENOTSUP, "--engine %s: this build does not have it",
+				names[choice]);
+		*why = "chosen on the command line";
+		return engine;
+	}
+	v = judge(kvm, &probe, err);
+	if (v == ENGINE_FAST) {
+		*why = "/dev/kvm is there and fast";
+		return kvm;
+	}
+	if (soft) {
+		*why = v == ENGINE_SLOW ? "/dev/kvm is there but only interprets"
+					: "/dev/kvm cannot be used";
+		return soft;
+	}
+	*why = "/dev/kvm only interprets, and this build has no other engine";
+	return v == ENGINE_SLOW ? kvm : NULL;
+}
+
+static void show(const char *name, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static void show(const char *name, const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("%-12s ", name);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+static enum verdict show_engine(const struct engine_class *engine)
+{
+	struct engine_probe probe;
+	struct err err;
+	enum verdict v = judge(engine, &probe, &err);
+
+	if (v == ENGINE_ABSENT)
+		show(engine->name, "cannot be used: %s", err.text);
+	else if (!probe.works)
+		show(engine->name, "there, but slow: it did not run %llu instructions in %llu ms",
+		     (unsigned long long)probe.instructions,
+		     (unsigned long long)probe.run_ns / 1000000);
+	else
+		show(engine->name, "%s: %.2f ns an instruction (probed in %.1f ms)",
+		     v == ENGINE_FAST ? "fast" : "there, but it interprets",
+		     (double)probe.ns_per_1000 / 1000, (double)probe.total_ns / 1e6);
+	return v;
+}
+
+static void show_file(const char *name, const char *path, int mode, const char *missing)
+{
+	if (!access(path, mode))
+		show(name, "%s", path);
+	else
+		show(name, "no %s%s: %s", errno == EACCES ? "permission for " : "", path, missing);
+}
+
+static int doctor_main(int argc, char **argv)
+{
+	const struct engine_class *chosen;
+	struct utsname u;
+	const char *why = NULL;
+	struct err err;
+
+	if (!uname(&u))
+		show("host", "%s %s, %ld CPUs", u.sysname, u.release,
+		     sysconf(_SC_NPROCESSORS_ONLN));
+	for (size_t i = 0; engine_classes[i]; i++)
+		if (!strcmp(engine_classes[i]->name, "kvm"))
+			show_engine(engine_classes[i]);
+		else
+			show(engine_classes[i]->name, "%s", engine_classes[i]->summary);
+	chosen = run_choose_engine(0, &why, &err);
+	show("auto", "%s: %s", chosen ? chosen->name : "nothing", chosen ? why : err.text);
+	show_file("tap", "/dev/net/tun", R_OK | W_OK, "no tap networking");
+	show_file("vhost", "/dev/vhost-net", R_OK | W_OK, "no vhost networking");
+	show_file("bridge", "/usr/lib/qemu/qemu-bridge-helper", X_OK,
+		  "bridges only as root; package qemu-system-common has it");
+	show_file("SeaBIOS", "/usr/share/seabios/bios-256k.bin", R_OK, "package seabios has it");
+	show_file("OVMF", "/usr/share/OVMF/OVMF_CODE.fd", R_OK, "package ovmf has it");
+	return chosen ? 0 : 1;
+}
+
+const struct command command_doctor = {
+	.name = "doctor",
+	.args = "",
+	.summary = "Say what this host offers, what bothy will use, and why",
+	.run = doctor_main,
+};
