@@ -9,6 +9,12 @@
 void io_access(struct kvm_vcpu *vcpu, bool port, u64 addr, unsigned int len, bool write,
 	       void *data);
 
+/* May this code touch the port? #GP(0) where not. */
+void io_check_port(struct kvm_vcpu *vcpu, u16 port, unsigned int size);
+
+/* IN and OUT: the only access of their instruction, so what answers here needs no stepping. */
+void io_port(struct kvm_vcpu *vcpu, u16 port, unsigned int size, bool write, void *data);
+
 /*
  * INS, OUTS: `count` (at least 1) transfers of `size` with vcpu->pio_data, at most a page. Returns
  * how many were done, 1 to count; fewer are an iteration boundary like any other. The user gets all

@@ -127,6 +127,13 @@ void io_access(struct kvm_vcpu *vcpu, bool port, u64 addr, unsigned int len, boo
 	r->next = ++r->count;
 }
 
+void io_port(struct kvm_vcpu *vcpu, u16 port, unsigned int size, bool write, void *data)
+{
+	if (!replay(vcpu)->stepping && !bus_access(vcpu, KVM_PIO_BUS, port, size, write, data))
+		return;
+	io_access(vcpu, true, port, size, write, data);
+}
+
 u32 io_string(struct kvm_vcpu *vcpu, u16 port, unsigned int size, u32 count, bool write)
 {
 	struct io_replay *r = replay(vcpu);
