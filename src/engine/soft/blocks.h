@@ -2,18 +2,26 @@
  * Decoded blocks of a vCPU, by guest-physical address and mode.
  *
  * Each vCPU decodes for itself; what is shared is the map of pages that hold decoded code
- * (kvm->code), so that a write by anyone finds out. Blocks are position independent and survive
- * changes of the address space; the jump cache, by linear address, is tagged with
- * vcpu->map_generation, which everybody who changes a fetch translation bumps.
+ * (struct code_map, kvm->code), so that a write by anyone finds out. Blocks are position
+ * independent and survive changes of the address space. Three ways lead to the next block: a link
+ * in the branch (for targets in the same page, whose mapping is that of the page under execution),
+ * the jump cache by linear address (tagged with vcpu->map_generation), and the lookup by physical
+ * address.
+ *
+ * A dropped block stays where it is, with every operation replaced by one that leaves the chain; so
+ * links and the jump cache may point to it, and a block that drops itself stops after the present
+ * instruction. Its memory comes back when the arena is full and everything is dropped.
  */
 #ifndef SOFT_BLOCKS_H
 #define SOFT_BLOCKS_H
 
+#include "engine/soft/decode.h"
 #include "engine/soft/uop.h"
 
-#define BLOCK_MAX     48u /* instructions */
+#define BLOCK_MAX     40u /* instructions */
 #define JUMP_SIZE     4096u
-#define BLOCK_BUCKETS 65536u
+#define BLOCK_BUCKETS 32768u
+#define BLOCK_ARENA   (64 * MiB)
 
 /* A fetch translation may have changed: CR3, INVLPG, paging bits, a TLB flush. mmu.c calls it. */
 static inline void blocks_mapping_changed(struct kvm_vcpu *vcpu)
@@ -21,29 +29,88 @@ static inline void blocks_mapping_changed(struct kvm_vcpu *vcpu)
 	vcpu->map_generation++;
 }
 
+/* The slot after a branch: where its ways out lead, NULL when not known yet. */
+struct branch_links {
+	const struct uop *to[2]; /* [0]: taken, [1]: not */
+	bool same_page[2];
+	u8 unused[14];
+};
+
 struct jump_entry {
 	u64 rip;
-	u64 tag; /* map_generation << 8 | mode */
+	u64 tag; /* jump_tag() */
 	const struct uop *uop;
 };
 
 struct block {
 	struct block *next;	 /* in the bucket */
-	struct block *next_page; /* of the same guest-physical page */
+	struct block *next_page; /* of blocks that start in this page */
 	u64 gpa;		 /* of the first byte */
-	u64 gpa2;		 /* page of the last byte when it is another one, else ~0 */
+	u64 gpa2; /* of the page where it ends when that is another one; else NO_GPA */
 	u16 bytes;
 	u8 mode;
-	u8 nr_uops;
-	struct uop uop[];
+	u8 uops;
+	bool dropped;
+	_Alignas(32) struct uop uop[];
 };
+
+#define NO_GPA (~0ULL)
+
+#define FLUSH_QUEUE 32u
 
 struct blocks {
 	struct jump_entry jump[JUMP_SIZE];
 	struct block *bucket[BLOCK_BUCKETS];
 	struct block *page[BLOCK_BUCKETS];
+	struct block *crossing; /* chained by next_page: those with a gpa2 */
 	u8 *arena;
-	size_t arena_used;
+	size_t used;
+	u32 drops; /* counts drops of anything: a build that sees it change starts over */
+	/* Pages other threads want dropped. flush_all: more than the queue holds. */
+	pthread_mutex_t flush_lock;
+	u64 flush_page[FLUSH_QUEUE];
+	u32 flush_count;
+	bool flush_all;
 };
+
+/* A word a page, by hash: a bit for each 64 bytes that some vCPU has decoded. Pages that share a
+ * word are taken for each other, which costs time alone. */
+#define CODE_PAGES (1u << 20)
+
+struct code_map {
+	struct decoder decoder;
+	u64 *granules; /* [CODE_PAGES] */
+};
+
+int blocks_vm_init(struct kvm *kvm);
+void blocks_vm_free(struct kvm *kvm);
+int blocks_init(struct kvm_vcpu *vcpu);
+void blocks_free(struct kvm_vcpu *vcpu);
+
+/*
+ * The first uop of the block at ctl.rip, decoded now if need be; raises what a fetch raises. NULL
+ * when the code lies where no memory slot is: vcpu->run has the exit.
+ */
+const struct uop *blocks_enter(struct kvm_vcpu *vcpu);
+/* A block of the instruction at ctl.rip alone. */
+const struct uop *blocks_enter_one(struct kvm_vcpu *vcpu);
+
+/* Drop everything of this vCPU. */
+void blocks_drop_all(struct kvm_vcpu *vcpu);
+/* Carry out what other threads asked for (KVM_REQ_CODE_FLUSH). */
+void blocks_flush_requested(struct kvm_vcpu *vcpu);
+/* kvm_exec_ops. memory_written(): any thread. */
+void blocks_flush_slot(struct kvm *kvm, u64 gpa, u64 len);
+void blocks_memory_written(struct kvm *kvm, u64 gpa, u64 len);
+
+static inline u64 jump_tag(const struct kvm_vcpu *vcpu)
+{
+	return (u64)vcpu->map_generation << 8 | vcpu->mode;
+}
+
+static inline u32 jump_index(u64 rip)
+{
+	return (u32)(rip ^ rip >> 12) & (JUMP_SIZE - 1);
+}
 
 #endif

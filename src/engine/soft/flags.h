@@ -42,8 +42,8 @@
 #define AF_ALL (AF_CF | AF_PF | AF_AF | AF_ZF | AF_SF | AF_OF)
 
 #define FLAGS_OUT "lahf\n\tseto %%al"
-/* Host CF from an aflags value x before ADC, SBB, RCL...: FLAGS_CF(%2) with "r"((u32)x). */
-#define FLAGS_CF(x) "bt $8, " #x "\n\t"
+/* Sets the host's CF from an aflags value, operand n of the asm: before ADC, SBB, RCL... */
+#define FLAGS_CF(n) "bt $8, %k" #n "\n\t"
 
 static inline u64 aflags_to_rflags(u16 a)
 {

@@ -31,9 +31,9 @@
  *	modrm		ANY; EXT(n): ModRM.reg is n; EXACT(byte): ModRM is byte
  *	format		operands and immediates (enum format); the length follows from it
  *	operation	NAME of the operation
- *	attributes	union of A_*; what does not hold is #UD
+ *	attributes	union of A_*; a row whose attributes do not hold does not match
  *
- * The first row that matches wins. What matches no row is #UD.
+ * The first row that matches in all of these wins. What matches no row is #UD.
  */
 #ifndef SOFT_UOP_H
 #define SOFT_UOP_H
@@ -49,10 +49,10 @@ typedef const struct uop *uop_fn(struct kvm_vcpu *vcpu, const struct uop *u);
 
 /* How the effective address is made. */
 enum amode {
-	AM_BASE, /* base + disp, linear as it is: 64-bit mode or flat 32-bit (truncated) segments */
-	AM_INDEX, /* base + index << scale + disp, likewise */
-	AM_SEG,	  /* 64-bit mode, FS or GS base added */
-	AM_FULL,  /* anything: address size, segment base and limit */
+	AM_BASE,  /* 64-bit mode, no segment base: base + disp */
+	AM_INDEX, /* likewise: base + (index << scale) + disp */
+	AM_SEG,	  /* 64-bit mode, FS or GS: its base added */
+	AM_FULL,  /* anything else: wrapped to the address size, segment base and limit */
 };
 
 #define SIZE_8	0
@@ -96,8 +96,9 @@ struct uop {
 	u16 mode64 : 1;
 };
 
-#define UOP_RIP	 (offsetof(struct vcpu_control, rip))
-#define UOP_ZERO (offsetof(struct vcpu_control, zero))
+#define UOP_RIP	  (offsetof(struct vcpu_control, rip))
+#define UOP_ZERO  (offsetof(struct vcpu_control, zero))
+#define UOP_MOFFS 0x80
 
 /* ---- execution modes: what decoded code depends on; vcpu->mode ---- */
 enum {
@@ -184,7 +185,7 @@ u64 uop_ea_full(const struct kvm_vcpu *vcpu, const struct uop *u);
 
 static inline u64 uop_ea(const struct kvm_vcpu *vcpu, const struct uop *u)
 {
-	if (likely(u->amode == AM_BASE) && u->mode64)
+	if (likely(u->amode == AM_BASE))
 		return REG64(u->base) + (s64)u->disp;
 	return uop_ea_full(vcpu, u);
 }
@@ -196,7 +197,7 @@ u64 uop_linear_full(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int siz
 static inline u64 uop_linear(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int size,
 			     enum access access)
 {
-	if (likely(u->amode == AM_BASE) && u->mode64)
+	if (likely(u->amode == AM_BASE))
 		return REG64(u->base) + (s64)u->disp;
 	return uop_linear_full(vcpu, u, size, access);
 }
@@ -230,13 +231,16 @@ void uop_write_rm_sized(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int
 /* ---- operations ---- */
 
 enum form {
-	FORM_RR, /* rm <- rm op reg */
-	FORM_RI, /* rm <- rm op imm */
-	FORM_RM, /* reg <- reg op memory */
-	FORM_MR, /* memory <- memory op reg */
-	FORM_MI, /* memory <- memory op imm */
-	FORM_R,	 /* rm */
-	FORM_M,	 /* memory */
+	FORM_RR,      /* rm <- rm op reg */
+	FORM_RI,      /* rm <- rm op imm */
+	FORM_RM,      /* reg <- reg op memory */
+	FORM_MR,      /* memory <- memory op reg */
+	FORM_MI,      /* memory <- memory op imm */
+	FORM_R,	      /* rm */
+	FORM_M,	      /* memory */
+	FORM_LOCK_MR, /* the same under LOCK */
+	FORM_LOCK_MI,
+	FORM_LOCK_M,
 	FORM_COUNT
 };
 
@@ -317,49 +321,49 @@ enum { P_NONE = 1, P_66 = 2, P_F3 = 4, P_F2 = 8, P_ANY = 15 };
  */
 enum format {
 	FMT_NONE,  /* no ModRM, no immediate */
-	FMT_RM,	   /* ModRM and no immediate; the operation looks at the fields itself */
+	FMT_IB,	   /* an immediate byte, zero-extended */
+	FMT_IBs,   /* an immediate byte, sign-extended */
+	FMT_IW,	   /* 16 bits, zero-extended */
+	FMT_IZ,	   /* 16 or 32 bits by operand size, sign-extended */
+	FMT_AI,	   /* accumulator <- accumulator op imm (z) */
+	FMT_O,	   /* register in the opcode's low bits: in rm; the accumulator in reg */
+	FMT_OIv,   /* MOV r, imm: the immediate is as wide as the operand */
+	FMT_J,	   /* relative, 16 or 32 bits by operand size; imm is relative to the block */
+	FMT_JB,	   /* relative, a byte */
+	FMT_FAR,   /* ptr16:16, ptr16:32 */
+	FMT_AM,	   /* accumulator <- moffs, an address as wide as the address size */
+	FMT_MA,	   /* moffs <- accumulator */
+	FMT_ENTER, /* 16 bits and a byte */
+	FMT_RM, /* from here with ModRM. No immediate; the operation looks at the fields itself */
 	FMT_RM_IB, /* ModRM and an immediate byte, zero-extended */
-	FMT_IB,	   /* an immediate byte, sign-extended */
+	FMT_E,	   /* E */
+	FMT_E1,	   /* E and the count 1: in imm */
 	FMT_EG,	   /* E <- E op G */
 	FMT_GE,	   /* G <- G op E */
 	FMT_EIz,   /* E <- E op imm */
-	FMT_EIb,   /* E <- E op imm, a byte sign-extended to the operand size */
-	FMT_AI,	   /* accumulator <- accumulator op imm (z) */
-	FMT_E,	   /* E */
-	FMT_EIB,   /* E and a count byte, zero-extended */
-	FMT_GEIz,  /* IMUL */
+	FMT_EIb,   /* E <- E op imm, a byte sign-extended */
+	FMT_GEIz,  /* G <- E op imm: IMUL */
 	FMT_GEIb,
-	FMT_EGIb,		/* SHLD */
-	FMT_O,			/* register in the opcode's low bits */
-	FMT_OIv,		/* MOV r, imm: the immediate is as wide as the operand */
-	FMT_J,			/* relative, 16 or 32 bits by operand size */
-	FMT_JB,			/* relative, a byte */
-	FMT_FAR,		/* ptr16:16, ptr16:32 */
-	FMT_MOFFS,		/* address as wide as the address size */
-	FMT_IZ,			/* an immediate, z */
-	FMT_IW,			/* 16 bits, zero-extended */
-	FMT_ENTER,		/* 16 bits and a byte */
-	FMT_VEX_IS4 = FMT_RM_IB /* a register in the immediate */
+	FMT_EGIb, /* SHLD */
 };
 
 enum {
 	A_BYTE = 1 << 0,    /* operand size is 8 bits */
-	A_NO64 = 1 << 1,    /* #UD in 64-bit mode */
-	A_ONLY64 = 1 << 2,  /* #UD outside it */
+	A_NO64 = 1 << 1,    /* not in 64-bit mode */
+	A_ONLY64 = 1 << 2,  /* only there */
 	A_DEF64 = 1 << 3,   /* operand size 64 by default in 64-bit mode (16 with 66) */
 	A_FORCE64 = 1 << 4, /* ... always */
-	A_MEM = 1 << 5,	    /* ModRM must name memory */
-	A_REG = 1 << 6,	    /* ModRM must name a register */
-	A_LOCK = 1 << 7,    /* LOCK is allowed when the destination is memory */
+	A_MEM = 1 << 5,	    /* ModRM names memory */
+	A_REG = 1 << 6,	    /* ModRM names a register */
+	A_LOCK = 1 << 7,    /* LOCK is allowed when the destination is memory; else never */
 	A_COND = 1 << 8,    /* the opcode's low four bits are a condition: in vreg */
-	A_L0 = 1 << 9,	    /* VEX.L must be 0 */
-	A_L1 = 1 << 10,	    /* VEX.L must be 1 */
-	A_W0 = 1 << 11,	    /* VEX.W must be 0 */
-	A_W1 = 1 << 12,	    /* VEX.W must be 1 */
-	A_NOVV = 1 << 13,   /* VEX.vvvv must be 1111b */
-	A_NO32W = 1 << 14,  /* VEX.W is ignored outside 64-bit mode (BMI, MOVD) */
-	A_FIX16 = 1 << 15,  /* operand size 16 whatever the prefixes */
-	A_CR = 1 << 16,	    /* ModRM.mod is ignored and taken as 3 (MOV CR, MOV DR) */
+	A_L0 = 1 << 9,	    /* VEX.L is 0 */
+	A_L1 = 1 << 10,	    /* VEX.L is 1 */
+	A_W0 = 1 << 11,	    /* REX.W or VEX.W is 0 (VEX.W reads as 0 outside 64-bit mode) */
+	A_W1 = 1 << 12,	    /* ... is 1 */
+	A_NOVV = 1 << 13,   /* VEX.vvvv is 1111b */
+	A_EBYTE = 1 << 14,  /* a register E is a byte register, whatever the operand size */
+	A_CR = 1 << 15,	    /* ModRM.mod is ignored and taken as 3 (MOV CR, MOV DR) */
 };
 
 struct opcode {

@@ -1,0 +1,517 @@
+/*
+ * The block cache.
+ *
+ * 1. A granule's bit is set before its bytes are read for decoding, and a write finds the bit after
+ *    it (or before, with the writer's own blocks dropped before its next instruction): so no block
+ *    outlives the bytes it was made of by more than the instruction that changed them; on another
+ *    vCPU, by more than the time to its next block end, which is what the architecture leaves to
+ *    cross-modifying code anyway.
+ * 2. Guest bytes are copied before they are looked at: other vCPUs may change them meanwhile.
+ * 3. A block is entered in the tables only when it is whole.
+ */
+#include "engine/soft/blocks.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/soft/cpu.h"
+#include "engine/soft/exec.h"
+#include "engine/soft/io.h"
+#include "engine/soft/ops_branch.h"
+
+static struct blocks *blocks_of(const struct kvm_vcpu *vcpu)
+{
+	return &vcpu_cpu(vcpu)->blocks;
+}
+
+/* ---- the map of pages with code ---- */
+
+static u64 *granule_word(struct kvm *kvm, u64 gpa)
+{
+	u64 gfn = gpa >> PAGE_SHIFT;
+
+	return &((struct code_map *)kvm->code)->granules[(gfn ^ gfn >> 20) & (CODE_PAGES - 1)];
+}
+
+static u64 granule_mask(u64 gpa, u64 len)
+{
+	unsigned int first = (gpa & (PAGE_SIZE - 1)) / 64;
+	unsigned int last = ((gpa & (PAGE_SIZE - 1)) + len - 1) / 64;
+
+	return MASK(last, first);
+}
+
+bool blocks_page_has_code(struct kvm *kvm, u64 gpa)
+{
+	return __atomic_load_n(granule_word(kvm, gpa), __ATOMIC_SEQ_CST);
+}
+
+/* [gpa, gpa + len), in one page, is about to be decoded. */
+static void mark_code(struct kvm_vcpu *vcpu, u64 gpa, unsigned int len)
+{
+	u64 *word = granule_word(vcpu->kvm, gpa), mask = granule_mask(gpa, len);
+
+	if (likely((__atomic_load_n(word, __ATOMIC_RELAXED) & mask) == mask))
+		return;
+	__atomic_fetch_or(word, mask, __ATOMIC_SEQ_CST);
+	if (mmu_protect_code(vcpu, gpa & ~(PAGE_SIZE - 1)))
+		exec_pass_boundary(vcpu);
+}
+
+/* ---- dropping ---- */
+
+static u32 bucket_of(u64 gpa)
+{
+	return (u32)((gpa * 0x9e3779b97f4a7c15ULL) >> 49) & (BLOCK_BUCKETS - 1);
+}
+
+static u32 page_bucket(u64 gpa)
+{
+	return (u32)(gpa >> PAGE_SHIFT) & (BLOCK_BUCKETS - 1);
+}
+
+static void drop_block(struct blocks *b, struct block *block)
+{
+	struct block **p = &b->bucket[bucket_of(block->gpa)];
+
+	while (*p && *p != block)
+		p = &(*p)->next;
+	if (*p)
+		*p = block->next;
+	block->dropped = true;
+	for (unsigned int i = 0; i < block->uops; i++)
+		block->uop[i].fn = branch_dropped;
+	b->drops++;
+}
+
+static bool in_page(u64 gpa, u64 page)
+{
+	return (gpa & ~(PAGE_SIZE - 1)) == page;
+}
+
+static void drop_list(struct blocks *b, struct block **p, u64 page)
+{
+	while (*p) {
+		struct block *block = *p;
+
+		if (in_page(block->gpa, page) || block->gpa2 == page) {
+			*p = block->next_page;
+			drop_block(b, block);
+		} else {
+			p = &block->next_page;
+		}
+	}
+}
+
+static void drop_page(struct blocks *b, u64 page)
+{
+	drop_list(b, &b->page[page_bucket(page)], page);
+	drop_list(b, &b->crossing, page);
+	b->drops++;
+}
+
+void blocks_drop_all(struct kvm_vcpu *vcpu)
+{
+	struct blocks *b = blocks_of(vcpu);
+
+	memset(b->jump, 0, sizeof(b->jump));
+	memset(b->bucket, 0, sizeof(b->bucket));
+	memset(b->page, 0, sizeof(b->page));
+	b->crossing = NULL;
+	b->used = 0;
+	b->drops++;
+	vcpu->map_generation += vcpu->map_generation == 0;
+}
+
+static void ask_flush(struct kvm_vcpu *vcpu, u64 page)
+{
+	struct blocks *b = blocks_of(vcpu);
+
+	pthread_mutex_lock(&b->flush_lock);
+	if (b->flush_count < FLUSH_QUEUE)
+		b->flush_page[b->flush_count++] = page;
+	else
+		b->flush_all = true;
+	pthread_mutex_unlock(&b->flush_lock);
+	kvm_make_request(vcpu, KVM_REQ_CODE_FLUSH);
+}
+
+static void ask_others(struct kvm *kvm, struct kvm_vcpu *self, u64 page)
+{
+	u32 n = __atomic_load_n(&kvm->nr_vcpus, __ATOMIC_ACQUIRE);
+
+	for (u32 i = 0; i < n; i++)
+		if (kvm->vcpus[i] && kvm->vcpus[i] != self && kvm->vcpus[i]->cpu)
+			ask_flush(kvm->vcpus[i], page);
+}
+
+void blocks_flush_requested(struct kvm_vcpu *vcpu)
+{
+	struct blocks *b = blocks_of(vcpu);
+
+	pthread_mutex_lock(&b->flush_lock);
+	if (b->flush_all)
+		for (u32 i = 0; i < BLOCK_BUCKETS; i++)
+			while (b->page[i])
+				drop_page(b, b->page[i]->gpa & ~(PAGE_SIZE - 1));
+	if (b->flush_all)
+		while (b->crossing)
+			drop_page(b, b->crossing->gpa2);
+	for (u32 i = 0; i < b->flush_count; i++)
+		drop_page(b, b->flush_page[i]);
+	b->flush_count = 0;
+	b->flush_all = false;
+	pthread_mutex_unlock(&b->flush_lock);
+}
+
+/* The page has code and it is being changed: forget it, here and everywhere. */
+static void forget_page(struct kvm *kvm, struct kvm_vcpu *self, u64 gpa, u64 len)
+{
+	u64 *word = granule_word(kvm, gpa), page = gpa & ~(PAGE_SIZE - 1);
+
+	if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & granule_mask(gpa, len)))
+		return;
+	__atomic_store_n(word, 0, __ATOMIC_SEQ_CST);
+	if (self)
+		drop_page(blocks_of(self), page);
+	ask_others(kvm, self, page);
+}
+
+void blocks_written(struct kvm_vcpu *vcpu, u64 gpa, unsigned int len)
+{
+	forget_page(vcpu->kvm, vcpu, gpa, len);
+}
+
+void blocks_memory_written(struct kvm *kvm, u64 gpa, u64 len)
+{
+	while (len) {
+		u64 n = min(len, PAGE_SIZE - (gpa & (PAGE_SIZE - 1)));
+
+		forget_page(kvm, NULL, gpa, n);
+		gpa += n;
+		len -= n;
+	}
+}
+
+void blocks_flush_slot(struct kvm *kvm, u64 gpa, u64 len)
+{
+	for (u32 i = 0; i < kvm->nr_vcpus; i++)
+		if (kvm->vcpus[i] && kvm->vcpus[i]->cpu)
+			blocks_drop_all(kvm->vcpus[i]);
+}
+
+/* ---- building ---- */
+
+OP(ud)
+{
+	raise_ud(vcpu);
+}
+
+/* More than 15 bytes. */
+OP(too_long)
+{
+	raise_gp(vcpu, 0);
+}
+
+struct build {
+	struct kvm_vcpu *vcpu;
+	struct block *block;
+	u64 linear, gpa;
+	const u8 *host; /* of the first byte */
+	unsigned int off, count, slot;
+	unsigned int max;
+	bool one;
+	u8 bytes[INSN_BYTES];
+};
+
+enum step { STEP_MORE, STEP_END, STEP_AGAIN, STEP_NO_SLOT };
+
+static struct block *new_block(struct kvm_vcpu *vcpu)
+{
+	struct blocks *b = blocks_of(vcpu);
+	size_t most = sizeof(struct block) + (BLOCK_MAX + 3) * sizeof(struct uop);
+
+	if (b->used + most > BLOCK_ARENA)
+		blocks_drop_all(vcpu);
+	return (struct block *)(b->arena + b->used);
+}
+
+static void close_with(struct build *s, const struct operation *op)
+{
+	struct uop *u = &s->block->uop[s->slot++];
+
+	*u = (struct uop){.fn = op->any,
+			  .off = (u16)s->off,
+			  .nr = (u8)s->count,
+			  .mode64 = (s->block->mode & MODE_SIZE) == MODE_64};
+}
+
+static void close_falling(struct build *s)
+{
+	bool mode64 = (s->block->mode & MODE_SIZE) == MODE_64;
+
+	branch_make_fall(&s->block->uop[s->slot], s->off, s->count, mode64 && !s->one);
+	branch_link(&s->block->uop[s->slot], s->gpa & (PAGE_SIZE - 1));
+	s->slot++;
+}
+
+/* The instruction goes on in the next page: fetch the rest. */
+static bool fetch_rest(struct build *s, unsigned int have)
+{
+	struct kvm_vcpu *vcpu = s->vcpu;
+	unsigned int rest = INSN_BYTES - have;
+	u64 gpa, linear = (s->linear + have) & vcpu_mmu(vcpu)->linear_mask;
+	const u8 *host = mmu_fetch(vcpu, linear, &gpa);
+
+	if (!host)
+		return false;
+	mark_code(vcpu, gpa, rest);
+	memcpy(s->bytes + have, host, rest);
+	s->block->gpa2 = gpa;
+	return true;
+}
+
+static enum step build_one(struct build *s)
+{
+	struct kvm_vcpu *vcpu = s->vcpu;
+	const struct decoder *d = &((struct code_map *)vcpu->kvm->code)->decoder;
+	unsigned int have =
+		(unsigned int)min((u64)INSN_BYTES, PAGE_SIZE - (s->gpa & (PAGE_SIZE - 1)) - s->off);
+	struct uop *u = &s->block->uop[s->slot];
+	struct insn insn;
+	int rc;
+
+	mark_code(vcpu, s->gpa + s->off, have);
+	memcpy(s->bytes, s->host + s->off, have);
+	rc = decode_insn(d, &insn, s->bytes, have, s->block->mode);
+	if (rc == -EAGAIN) {
+		if (s->off) {
+			close_falling(s);
+			return STEP_END;
+		}
+		if (!fetch_rest(s, have))
+			return STEP_NO_SLOT;
+		rc = decode_insn(d, &insn, s->bytes, INSN_BYTES, s->block->mode);
+	}
+	if (!rc) {
+		rc = decode_uop(vcpu, &insn, s->off, u);
+		if (rc == -ENOMEM)
+			return STEP_AGAIN;
+	}
+	if (rc) {
+		close_with(s, rc == -E2BIG ? &oper_too_long : &oper_ud);
+		s->off += insn.len;
+		return STEP_END;
+	}
+	u->nr = (u8)s->count++;
+	s->slot++;
+	s->off += insn.len;
+	if (insn.row->oper->ends) {
+		if (s->one)
+			u->fn = insn.row->oper->any;
+		branch_link(u, s->gpa & (PAGE_SIZE - 1));
+		return STEP_END;
+	}
+	return STEP_MORE;
+}
+
+static void enter_in_tables(struct blocks *b, struct block *block, unsigned int slots)
+{
+	struct block **bucket = &b->bucket[bucket_of(block->gpa)];
+	struct block **page =
+		block->gpa2 == NO_GPA ? &b->page[page_bucket(block->gpa)] : &b->crossing;
+
+	b->used += (sizeof(*block) + slots * sizeof(struct uop) + 63) & ~63UL;
+	block->next = *bucket;
+	*bucket = block;
+	block->next_page = *page;
+	*page = block;
+}
+
+/* NULL: no slot is there. */
+static struct block *build(struct kvm_vcpu *vcpu, u64 linear, u64 gpa, const u8 *host, u8 mode)
+{
+	struct blocks *b = blocks_of(vcpu);
+	struct build s = {.vcpu = vcpu, .linear = linear, .gpa = gpa, .host = host};
+	enum step step;
+	u32 drops;
+
+	s.one = mode & MODE_ONE;
+	s.max = s.one ? 1 : BLOCK_MAX;
+again:
+	s.block = new_block(vcpu);
+	*s.block = (struct block){.gpa = gpa, .gpa2 = NO_GPA, .mode = mode};
+	s.off = s.count = s.slot = 0;
+	drops = b->drops;
+	do {
+		step = build_one(&s);
+		if (step == STEP_MORE && (s.count == s.max || s.block->gpa2 != NO_GPA ||
+					  (gpa & (PAGE_SIZE - 1)) + s.off == PAGE_SIZE)) {
+			close_falling(&s);
+			step = STEP_END;
+		}
+	} while (step == STEP_MORE);
+	if (step == STEP_NO_SLOT)
+		return NULL;
+	if (step == STEP_AGAIN)
+		blocks_drop_all(vcpu);
+	if (step == STEP_AGAIN || drops != b->drops)
+		goto again;
+	s.block->bytes = (u16)s.off;
+	s.block->uops = (u8)s.slot;
+	enter_in_tables(b, s.block, s.slot + 1);
+	return s.block;
+}
+
+/* ---- looking up ---- */
+
+static struct block *find(struct blocks *b, u64 gpa, u8 mode)
+{
+	struct block *block = b->bucket[bucket_of(gpa)];
+
+	while (block && (block->gpa != gpa || block->mode != mode))
+		block = block->next;
+	return block;
+}
+
+/* A block over a page boundary is right only while its second page is the same. */
+static bool second_page_same(struct kvm_vcpu *vcpu, const struct block *block, u64 linear)
+{
+	u64 gpa, rest = PAGE_SIZE - (linear & (PAGE_SIZE - 1));
+
+	mmu_fetch(vcpu, (linear + rest) & vcpu_mmu(vcpu)->linear_mask, &gpa);
+	return gpa == block->gpa2;
+}
+
+static struct block *lookup(struct kvm_vcpu *vcpu, u64 linear, u8 mode)
+{
+	struct blocks *b = blocks_of(vcpu);
+	struct block *block;
+	const u8 *host;
+	u64 gpa;
+
+	host = mmu_fetch(vcpu, linear, &gpa);
+	if (!host)
+		return NULL;
+	block = find(b, gpa, mode);
+	if (block && (block->gpa2 == NO_GPA || second_page_same(vcpu, block, linear)))
+		return block;
+	if (block)
+		drop_list(b, &b->crossing, block->gpa & ~(PAGE_SIZE - 1));
+	return build(vcpu, linear, gpa, host, mode);
+}
+
+/* Blocks know nothing of CS: its limit is checked here, outside the modes where it cannot matter.
+ */
+static struct block *lookup_checked(struct kvm_vcpu *vcpu, u8 mode)
+{
+	const struct segment *cs = &vcpu->ctl.seg[SEG_CS];
+	u64 rip = vcpu->ctl.rip;
+	struct block *block;
+
+	if (rip > cs->limit)
+		raise_gp(vcpu, 0);
+	block = lookup(vcpu, (u32)(cs->base + rip), mode);
+	if (block && rip + block->bytes - 1 > cs->limit) {
+		block = lookup(vcpu, (u32)(cs->base + rip), mode | MODE_ONE);
+		if (block && rip + block->bytes - 1 > cs->limit)
+			raise_gp(vcpu, 0);
+	}
+	return block;
+}
+
+static bool free_of_limits(u8 mode)
+{
+	return (mode & MODE_SIZE) == MODE_64 || mode & MODE_FLAT;
+}
+
+const struct uop *blocks_enter(struct kvm_vcpu *vcpu)
+{
+	u64 rip = vcpu->ctl.rip;
+	struct jump_entry *e = &blocks_of(vcpu)->jump[jump_index(rip)];
+	struct block *block;
+
+	if (!free_of_limits(vcpu->mode)) {
+		block = lookup_checked(vcpu, vcpu->mode);
+		return block ? block->uop : exec_no_code(vcpu);
+	}
+	if (e->rip == rip && e->tag == jump_tag(vcpu) && e->uop->fn != branch_dropped)
+		return e->uop;
+	block = lookup(vcpu, rip, vcpu->mode);
+	if (!block)
+		return exec_no_code(vcpu);
+	if (block->gpa2 == NO_GPA)
+		*e = (struct jump_entry){rip, jump_tag(vcpu), block->uop};
+	return block->uop;
+}
+
+const struct uop *blocks_enter_one(struct kvm_vcpu *vcpu)
+{
+	u8 mode = vcpu->mode | MODE_ONE;
+	struct block *block;
+
+	block = free_of_limits(mode) ? lookup(vcpu, vcpu->ctl.rip, mode)
+				     : lookup_checked(vcpu, mode);
+	return block ? block->uop : exec_no_code(vcpu);
+}
+
+/* ---- life ---- */
+
+static void *map_lazily(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int blocks_vm_init(struct kvm *kvm)
+{
+	struct code_map *code = map_lazily(sizeof(*code));
+	int rc;
+
+	if (!code)
+		return -ENOMEM;
+	code->granules = map_lazily(CODE_PAGES * sizeof(u64));
+	rc = code->granules ? decoder_init(&code->decoder) : -ENOMEM;
+	kvm->code = code;
+	if (rc)
+		blocks_vm_free(kvm);
+	return rc;
+}
+
+void blocks_vm_free(struct kvm *kvm)
+{
+	struct code_map *code = kvm->code;
+
+	if (!code)
+		return;
+	if (code->granules)
+		munmap(code->granules, CODE_PAGES * sizeof(u64));
+	munmap(code, sizeof(*code));
+	kvm->code = NULL;
+}
+
+int blocks_init(struct kvm_vcpu *vcpu)
+{
+	struct blocks *b = blocks_of(vcpu);
+
+	b->arena = map_lazily(BLOCK_ARENA);
+	if (!b->arena)
+		return -ENOMEM;
+	pthread_mutex_init(&b->flush_lock, NULL);
+	vcpu->map_generation = 1;
+	return 0;
+}
+
+void blocks_free(struct kvm_vcpu *vcpu)
+{
+	struct blocks *b = blocks_of(vcpu);
+
+	if (!b->arena)
+		return;
+	munmap(b->arena, BLOCK_ARENA);
+	b->arena = NULL;
+	pthread_mutex_destroy(&b->flush_lock);
+}

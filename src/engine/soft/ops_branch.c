@@ -1,0 +1,308 @@
+/*
+ * Near branches, and the ends of blocks that are no instruction.
+ *
+ * In 64-bit mode and in flat 32-bit mode a branch goes straight on in the next block, through its
+ * link or the jump cache; elsewhere (and for 16-bit operands) it leaves for the loop, which looks
+ * the next block up with the checks of CS. exit_request is looked at here, once a block.
+ */
+#include "engine/soft/ops_branch.h"
+#include "engine/soft/ops_int.h"
+#include "engine/soft/ops_stack.h"
+
+/* ---- the ways on ---- */
+
+/* ctl.rip is that of the next block. */
+static COLD const struct uop *enter_linked(UOP_ARGS, unsigned int way)
+{
+	struct branch_links *links = (struct branch_links *)(u + 1);
+	u32 drops = vcpu_cpu(vcpu)->blocks.drops;
+	const struct uop *to;
+
+	vcpu->uop = &uop_between;
+	if (__atomic_load_n(&vcpu->exit_request, __ATOMIC_ACQUIRE))
+		return NULL;
+	to = blocks_enter(vcpu);
+	/* The arena may have been emptied, and this block with it. */
+	if (to && links->same_page[way] && drops == vcpu_cpu(vcpu)->blocks.drops)
+		links->to[way] = to;
+	return to;
+}
+
+static COLD const struct uop *enter_looked_up(UOP_ARGS)
+{
+	vcpu->uop = &uop_between;
+	if (__atomic_load_n(&vcpu->exit_request, __ATOMIC_ACQUIRE))
+		return NULL;
+	return blocks_enter(vcpu);
+}
+
+static inline bool exit_requested(const struct kvm_vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->exit_request, __ATOMIC_RELAXED);
+}
+
+#define GO_LINKED(rip_value, way, count)                                                           \
+	do {                                                                                       \
+		const struct uop *to_ = ((const struct branch_links *)(u + 1))->to[way];           \
+                                                                                                   \
+		vcpu->ctl.rip = (rip_value);                                                       \
+		vcpu->ctl.instructions += (count);                                                 \
+		if (unlikely(!to_ || exit_requested(vcpu)))                                        \
+			return enter_linked(vcpu, u, way);                                         \
+		uop_goto(vcpu, to_);                                                               \
+	} while (0)
+
+#define GO_LOOKED_UP(rip_value, count)                                                             \
+	do {                                                                                       \
+		u64 rip_ = (rip_value);                                                            \
+		const struct jump_entry *e_ = &vcpu_cpu(vcpu)->blocks.jump[jump_index(rip_)];      \
+                                                                                                   \
+		vcpu->ctl.rip = rip_;                                                              \
+		vcpu->ctl.instructions += (count);                                                 \
+		if (unlikely(e_->rip != rip_ || e_->tag != jump_tag(vcpu) ||                       \
+			     exit_requested(vcpu)))                                                \
+			return enter_looked_up(vcpu, u);                                           \
+		uop_goto(vcpu, e_->uop);                                                           \
+	} while (0)
+
+/* The end of a block without a branch: at the page's end, or full. */
+static const struct uop *fall_64(UOP_ARGS)
+{
+	GO_LINKED(vcpu->ctl.rip + u->off, 1, u->nr);
+}
+
+static const struct uop *fall(UOP_ARGS)
+{
+	vcpu->ctl.instructions += u->nr;
+	vcpu->ctl.rip = uop_rip(vcpu, u);
+	vcpu->uop = &uop_between;
+	return NULL;
+}
+
+void branch_make_fall(struct uop *u, unsigned int off, unsigned int nr, bool mode64)
+{
+	*u = (struct uop){
+		.fn = mode64 ? fall_64 : fall, .off = (u16)off, .nr = (u8)nr, .mode64 = mode64};
+}
+
+/* Takes the place of every operation of a dropped block. */
+const struct uop *branch_dropped(UOP_ARGS)
+{
+	return fall(vcpu, u);
+}
+
+/* ---- targets ---- */
+
+static u64 wrap(const struct uop *u, u64 rip)
+{
+	return u->mode64 ? rip : u->osize == SIZE_16 ? (u16)rip : (u32)rip;
+}
+
+/* A target outside CS's limit, or not canonical: #GP(0) before anything has changed. */
+static u64 check_target(struct kvm_vcpu *vcpu, const struct uop *u, u64 rip)
+{
+	if (u->mode64) {
+		if ((s64)(rip << 16) >> 16 != (s64)rip)
+			raise_gp(vcpu, 0);
+		return rip;
+	}
+	rip = wrap(u, rip);
+	if (rip > vcpu->ctl.seg[SEG_CS].limit)
+		raise_gp(vcpu, 0);
+	return rip;
+}
+
+/* ---- JMP, Jcc ---- */
+
+#define FALL_RIP (vcpu->ctl.rip + u->off + u->len)
+
+static const struct uop *jmp_64(UOP_ARGS)
+{
+	GO_LINKED(vcpu->ctl.rip + u->imm, 0, u->nr + 1u);
+}
+
+/* To another page. */
+static const struct uop *jmp_far_64(UOP_ARGS)
+{
+	GO_LOOKED_UP(vcpu->ctl.rip + u->imm, u->nr + 1u);
+}
+
+OP_BRANCH(jmp_any)
+{
+	return check_target(vcpu, u, vcpu->ctl.rip + u->imm);
+}
+
+#define JCC(CC)                                                                                    \
+	static const struct uop *jcc_##CC##_64(UOP_ARGS)                                           \
+	{                                                                                          \
+		if (flags_cond(vcpu->aflags, CC))                                                  \
+			GO_LINKED(vcpu->ctl.rip + u->imm, 0, u->nr + 1u);                          \
+		GO_LINKED(FALL_RIP, 1, u->nr + 1u);                                                \
+	}
+#define ALL_CC(M)                                                                                  \
+	M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
+ALL_CC(JCC)
+
+#define JCC_NAME(CC) jcc_##CC##_64,
+static uop_fn *const jcc_64[16] = {ALL_CC(JCC_NAME)};
+
+OP_BRANCH(jcc_any)
+{
+	if (flags_cond(vcpu->aflags, u->vreg))
+		return check_target(vcpu, u, vcpu->ctl.rip + u->imm);
+	return uop_next_rip(vcpu, u);
+}
+
+/* Fused compare and branch: the compare's own fields, the branch's condition in vreg and its target
+ * in a slot of its own (branch_fuse()). */
+
+static int jmp_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	if (u->mode64)
+		u->fn = jmp_64;
+	return 0;
+}
+
+static int jcc_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	if (u->mode64)
+		u->fn = jcc_64[u->vreg];
+	return 0;
+}
+
+const struct operation oper_jmp = {
+	.name = "jmp",
+	.any = op_jmp_any,
+	.ends = true,
+	.build = jmp_build,
+};
+const struct operation oper_jcc = {
+	.name = "jcc",
+	.any = op_jcc_any,
+	.ends = true,
+	.build = jcc_build,
+};
+
+void branch_link(struct uop *u, u64 page_off)
+{
+	struct branch_links *links = (struct branch_links *)(u + 1);
+	u64 fall = page_off + u->off + u->len;
+
+	memset(links, 0, sizeof(*links));
+	links->same_page[0] = page_off + u->imm < PAGE_SIZE;
+	links->same_page[1] = fall < PAGE_SIZE;
+	if (u->fn == jmp_64 && !links->same_page[0])
+		u->fn = jmp_far_64;
+}
+
+/* LOOP, LOOPE, LOOPNE, JCXZ: the counter is as wide as the address size. */
+static bool count_down(struct kvm_vcpu *vcpu, const struct uop *u, bool more)
+{
+	u64 mask = size_mask(u->asize), count = (vcpu->ctl.gpr[RCX] - 1) & mask;
+
+	if (count && more)
+		check_target(vcpu, u, vcpu->ctl.rip + u->imm);
+	reg_write(vcpu, 8 * RCX, u->asize, count);
+	return count && more;
+}
+
+#define LOOP(NAME, TAKEN)                                                                          \
+	OP_BRANCH(NAME)                                                                            \
+	{                                                                                          \
+		return TAKEN ? check_target(vcpu, u, vcpu->ctl.rip + u->imm)                       \
+			     : uop_next_rip(vcpu, u);                                              \
+	}
+LOOP(loopne, count_down(vcpu, u, !(vcpu->aflags & AF_ZF)))
+LOOP(loope, count_down(vcpu, u, vcpu->aflags &AF_ZF))
+LOOP(loop, count_down(vcpu, u, true))
+LOOP(jcxz, !(vcpu->ctl.gpr[RCX] & size_mask(u->asize)))
+
+/* ---- CALL, RET, indirect ---- */
+
+static COLD const struct uop *call_slow(UOP_ARGS)
+{
+	u64 target;
+
+	vcpu->uop = u;
+	target = check_target(vcpu, u, vcpu->ctl.rip + u->imm);
+	push_value(vcpu, uop_next_rip(vcpu, u), 1u << u->osize);
+	return uop_leave(vcpu, u, target);
+}
+
+static const struct uop *call_64(UOP_ARGS)
+{
+	u64 sp = vcpu->ctl.gpr[RSP] - 8;
+	u64 *p = tlb_pointer(vcpu, sp, 8, ACCESS_WRITE);
+
+	if (unlikely(!p))
+		return call_slow(vcpu, u);
+	*(volatile u64 *)p = FALL_RIP;
+	vcpu->ctl.gpr[RSP] = sp;
+	GO_LOOKED_UP(vcpu->ctl.rip + u->imm, u->nr + 1u);
+}
+
+static int call_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	if (u->mode64)
+		u->fn = call_64;
+	return 0;
+}
+
+const struct operation oper_call = {
+	.name = "call",
+	.any = call_slow,
+	.ends = true,
+	.build = call_build,
+};
+
+static COLD const struct uop *ret_slow(UOP_ARGS)
+{
+	unsigned int size = 1u << u->osize;
+	u64 target;
+
+	vcpu->uop = u;
+	target = check_target(vcpu, u, peek_value(vcpu, 0, size));
+	set_stack_pointer(vcpu, vcpu->ctl.gpr[RSP] + size + u->imm);
+	return uop_leave(vcpu, u, target);
+}
+
+static const struct uop *ret_64(UOP_ARGS)
+{
+	u64 sp = vcpu->ctl.gpr[RSP], target;
+	const u64 *p = tlb_pointer(vcpu, sp, 8, ACCESS_READ);
+
+	if (unlikely(!p))
+		return ret_slow(vcpu, u);
+	target = *(const volatile u64 *)p;
+	if (unlikely((s64)(target << 16) >> 16 != (s64)target))
+		return ret_slow(vcpu, u);
+	vcpu->ctl.gpr[RSP] = sp + 8 + u->imm;
+	GO_LOOKED_UP(target, u->nr + 1u);
+}
+
+static int ret_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	if (u->mode64)
+		u->fn = ret_64;
+	return 0;
+}
+
+const struct operation oper_ret = {
+	.name = "ret",
+	.any = ret_slow,
+	.ends = true,
+	.build = ret_build,
+};
+
+OP_BRANCH(jmp_rm)
+{
+	return check_target(vcpu, u, uop_read_rm(vcpu, u));
+}
+
+OP_BRANCH(call_rm)
+{
+	u64 target = check_target(vcpu, u, uop_read_rm(vcpu, u));
+
+	push_value(vcpu, uop_next_rip(vcpu, u), 1u << u->osize);
+	return target;
+}

@@ -1,0 +1,228 @@
+#include "rig.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+static struct rig *the_rig(struct kvm *kvm)
+{
+	return container_of(kvm, struct rig, kvm);
+}
+
+/* ---- what the api does for the cpu ---- */
+
+struct kvm_memory_slot *gfn_to_memslot(struct kvm *kvm, u64 gfn)
+{
+	struct rig *rig = the_rig(kvm);
+
+	return gfn < rig->slot.npages ? &rig->slot : NULL;
+}
+
+void mark_page_dirty_in_slot(struct kvm_memory_slot *slot, u64 gfn)
+{
+}
+
+int kvm_io_bus_write(struct kvm_vcpu *vcpu, enum kvm_bus bus, u64 addr, u32 len, const void *val)
+{
+	return -EOPNOTSUPP;
+}
+
+int kvm_io_bus_read(struct kvm_vcpu *vcpu, enum kvm_bus bus, u64 addr, u32 len, void *val)
+{
+	return -EOPNOTSUPP;
+}
+
+bool kvm_cpu_has_interrupt(struct kvm_vcpu *vcpu)
+{
+	return the_rig(vcpu->kvm)->interrupt >= 0;
+}
+
+int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu)
+{
+	struct rig *rig = the_rig(vcpu->kvm);
+	int vector = rig->interrupt;
+
+	rig->interrupt = -1;
+	return vector;
+}
+
+void kvm_cpuid(struct kvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
+{
+	*eax = *ebx = *ecx = *edx = 0;
+}
+
+u64 kvm_get_cr8(struct kvm_vcpu *vcpu)
+{
+	return vcpu->ctl.cr8;
+}
+
+void kvm_set_cr8(struct kvm_vcpu *vcpu, u64 cr8)
+{
+	vcpu->ctl.cr8 = cr8;
+}
+
+int kvm_get_msr(struct kvm_vcpu *vcpu, u32 index, u64 *data, bool host)
+{
+	return 1;
+}
+
+int kvm_set_msr(struct kvm_vcpu *vcpu, u32 index, u64 data, bool host)
+{
+	return 1;
+}
+
+u64 kvm_read_tsc(struct kvm_vcpu *vcpu)
+{
+	return 0;
+}
+
+void kvm_emulate_hypercall(struct kvm_vcpu *vcpu)
+{
+}
+
+int kvm_handle_requests(struct kvm_vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->exit_request, 0, __ATOMIC_SEQ_CST);
+	return __atomic_exchange_n(&vcpu->requests, 0, __ATOMIC_SEQ_CST) & 1u << KVM_REQ_EXIT
+		       ? -EINTR
+		       : 0;
+}
+
+/* ---- modes ---- */
+
+#define IDT    0x1000u
+#define GDT    0x2000u
+#define TABLES 0x3000u /* PML4, PDPT */
+#define STUBS  0x5000u
+
+u64 rig_handler(unsigned int vector)
+{
+	return STUBS + 16 * vector;
+}
+
+static void set_u64(struct rig *rig, u64 at, u64 value)
+{
+	memcpy(rig->ram + at, &value, 8);
+}
+
+static void flat(struct rig *rig, int bits)
+{
+	struct vcpu_control *c = &rig->vcpu.ctl;
+
+	for (int i = SEG_ES; i <= SEG_GS; i++)
+		c->seg[i] = (struct segment){.selector = i == SEG_CS ? 8 : 16,
+					     .limit = ~0u,
+					     .type = i == SEG_CS ? 11 : 3,
+					     .s = 1,
+					     .present = 1,
+					     .g = 1,
+					     .db = bits == 32 || i != SEG_CS,
+					     .l = bits == 64 && i == SEG_CS};
+	set_u64(rig, GDT + 8, bits == 64 ? 0x00af9b000000ffff : 0x00cf9b000000ffff);
+	set_u64(rig, GDT + 16, 0x00cf93000000ffff);
+	c->gdtr = (struct desc_ptr){GDT, 23};
+}
+
+static void make_idt(struct rig *rig, int bits)
+{
+	struct vcpu_control *c = &rig->vcpu.ctl;
+
+	for (unsigned int v = 0; v < 256; v++) {
+		u64 h = rig_handler(v);
+
+		rig->ram[h] = 0xf4;
+		if (bits == 16) {
+			u32 far = (u32)h;
+
+			memcpy(rig->ram + IDT + 4 * v, &far, 4);
+		} else if (bits == 32) {
+			set_u64(rig, IDT + 8 * v,
+				(h & 0xffff) | 8ULL << 16 | 0xee00ULL << 32 | (h >> 16) << 48);
+		} else {
+			set_u64(rig, IDT + 16 * v,
+				(h & 0xffff) | 8ULL << 16 | 0xee00ULL << 32 | (h >> 16) << 48);
+			set_u64(rig, IDT + 16 * v + 8, 0);
+		}
+	}
+	c->idtr = (struct desc_ptr){IDT, bits == 16 ? 1023 : bits == 32 ? 2047 : 4095};
+}
+
+void rig_mode(struct rig *rig, int bits)
+{
+	struct vcpu_control *c = &rig->vcpu.ctl;
+
+	interpreter_ops.vcpu_reset(&rig->vcpu, false);
+	memset(c->gpr, 0, sizeof(c->gpr));
+	c->rip = RIG_CODE;
+	c->gpr[RSP] = RIG_STACK;
+	if (bits == 16) {
+		c->seg[SEG_CS].base = 0;
+		c->seg[SEG_CS].selector = 0;
+		c->rip = RIG_CODE & 0xffff;
+		c->seg[SEG_CS].base = RIG_CODE;
+		c->seg[SEG_CS].selector = RIG_CODE >> 4;
+		c->gpr[RSP] = 0xf000;
+	} else {
+		flat(rig, bits);
+		c->cr0 |= 1;
+	}
+	if (bits == 64) {
+		set_u64(rig, TABLES, (TABLES + 4096) | 7);
+		set_u64(rig, TABLES + 4096, 0x87);
+		c->cr3 = TABLES;
+		c->cr4 = 0x620; /* PAE, OSFXSR, OSXMMEXCPT */
+		c->cr0 |= 1u << 31;
+		c->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NX;
+	}
+	make_idt(rig, bits);
+	interpreter_ops.state_changed(&rig->vcpu);
+}
+
+/* ---- life ---- */
+
+struct rig *rig_new(void)
+{
+	struct rig *rig = calloc(1, sizeof(*rig));
+
+	rig->ram = mmap(NULL, RIG_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	rig->slot.npages = RIG_RAM >> PAGE_SHIFT;
+	rig->slot.hva = rig->ram;
+	rig->interrupt = -1;
+	rig->kvm.exec = &interpreter_ops;
+	rig->vcpu.kvm = &rig->kvm;
+	rig->vcpu.run = calloc(3, PAGE_SIZE);
+	rig->vcpu.pio_data = (u8 *)rig->vcpu.run + PAGE_SIZE;
+	rig->vcpu.stat = &rig->stat;
+	rig->vcpu.guest_maxphyaddr_mask = MASK(39, 0);
+	if (interpreter_ops.vm_init(&rig->kvm) || interpreter_ops.vcpu_init(&rig->vcpu))
+		abort();
+	rig->kvm.vcpus[0] = &rig->vcpu;
+	rig->kvm.nr_vcpus = 1;
+	return rig;
+}
+
+void rig_free(struct rig *rig)
+{
+	interpreter_ops.vcpu_free(&rig->vcpu);
+	interpreter_ops.vm_free(&rig->kvm);
+	munmap(rig->ram, RIG_RAM);
+	free(rig->vcpu.run);
+	free(rig);
+}
+
+int rig_run(struct rig *rig)
+{
+	int rc;
+
+	rig->vcpu.in_guest = 1;
+	rc = interpreter_ops.run(&rig->vcpu);
+	rig->vcpu.in_guest = 0;
+	return rc ? rc : (int)rig->vcpu.run->exit_reason;
+}
+
+int rig_run_code(struct rig *rig, const void *code, size_t len)
+{
+	memcpy(rig->ram + RIG_CODE, code, len);
+	interpreter_ops.memory_written(&rig->kvm, RIG_CODE, len);
+	return rig_run(rig);
+}

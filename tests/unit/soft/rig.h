@@ -1,0 +1,43 @@
+/*
+ * A vCPU of the interpreter in a VM of one memory slot, without the api: for tests that run byte
+ * strings. Addresses are linear = physical in every mode.
+ */
+#ifndef RIG_H
+#define RIG_H
+
+#include "engine/soft/cpu.h"
+#include "engine/soft/flags.h"
+
+#define RIG_RAM (16 * MiB)
+
+/* Where things lie. */
+#define RIG_CODE  0x10000u
+#define RIG_DATA  0x20000u
+#define RIG_STACK 0x40000u
+
+struct rig {
+	struct kvm kvm;
+	struct kvm_vcpu vcpu;
+	struct kvm_memory_slot slot;
+	struct vcpu_stat stat;
+	u8 *ram;
+	int interrupt; /* vector to be acknowledged, or -1 */
+	u64 port_reads, port_writes;
+};
+
+struct rig *rig_new(void);
+void rig_free(struct rig *rig);
+
+/* Bring the vCPU to a mode, ring 0: 16 (real mode), 32 (flat, protected), 64. Registers are 0 but
+ * RSP and RIP; an IDT sends vector n to a HLT at rig_handler(n). */
+void rig_mode(struct rig *rig, int bits);
+u64 rig_handler(unsigned int vector);
+
+/* Put code at RIG_CODE and run until an exit: its reason, or the negative result. */
+int rig_run_code(struct rig *rig, const void *code, size_t len);
+int rig_run(struct rig *rig);
+
+#define RIG_RUN(rig, ...)                                                                          \
+	rig_run_code(rig, (const u8[]){__VA_ARGS__, 0xf4}, sizeof((const u8[]){__VA_ARGS__}) + 1)
+
+#endif
