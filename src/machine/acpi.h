@@ -1,7 +1,7 @@
 /*
- * ACPI tables, made from what the machine has: RSDP, XSDT, FADT, FACS, MADT, MCFG, WAET and a DSDT
- * (ACPI 6.4). Every address a table holds comes from the configuration, so the tables say
- * only what the devices do.
+ * ACPI tables, made from what the machine has: RSDP, RSDT and XSDT, FADT, FACS, MADT, MCFG, WAET
+ * and a DSDT (ACPI 6.4). Every address a table holds comes from the configuration, so the tables
+ * say only what the devices do.
  */
 #ifndef MACHINE_ACPI_H
 #define MACHINE_ACPI_H
@@ -13,17 +13,12 @@
 #include "machine/cpuid.h"
 #include "mem/mem.h"
 
-/* Register blocks of the fixed hardware; the lengths are ACPI's: 4, 2, 4 bytes. */
+/* What of hw/pm.h the machine has. */
 struct acpi_pm {
-	u16 event_port;	  /* PM1a event block: status, enable */
-	u16 control_port; /* PM1a control block */
-	u16 timer_port;	  /* PM timer, 32 bits */
-	u16 gpe0_port;	  /* GPE0 block; 0: none */
-	u8 gpe0_len;	  /* bytes: half status, half enable */
-	u16 reset_port;	  /* a byte write of reset_value resets; 0: no reset register */
-	u8 reset_value;
-	u8 sci;	     /* GSI, level-triggered, active high */
-	u8 s5_value; /* SLP_TYP of S5 */
+	u16 base;	  /* pm_config.base; 0: PM_BASE */
+	bool smi_command; /* ACPI mode is entered through PM_SMI_CMD: boots with firmware */
+	bool timer_32bit; /* pm_config.timer_32bit */
+	bool reset;	  /* PM_RESET_PORT is there */
 };
 
 struct acpi_virtio_mmio {
@@ -36,14 +31,17 @@ struct acpi_config {
 	struct acpi_pm pm;
 	const struct pci_host_config *pci; /* NULL: no PCI */
 	u16 serial[2];			   /* ports of COM1 (IRQ 4) and COM2 (IRQ 3); 0: none */
-	bool rtc, ps2;			   /* 0x70 IRQ 8; 0x60 IRQ 1 and 12 */
-	bool pit;			   /* 0x40 IRQ 0, and the speaker at 0x61 */
-	bool vga;			   /* the host bridge hands 0xa0000 to 0xbffff down */
-	u16 fw_cfg_port;		   /* 0: none; ports + 0 to + 11 */
-	u16 pvpanic_port;		   /* 0: none; the pvpanic events of pvpanic_events */
+	bool rtc, ps2, pit;
+	bool speaker;	  /* port 0x61 */
+	bool vga;	  /* the host bridge forwards 0xa0000 to 0xbffff */
+	u16 fw_cfg_port;  /* 0: none */
+	u16 pvpanic_port; /* 0: none */
 	const struct acpi_virtio_mmio *virtio_mmio;
 	size_t virtio_mmio_count;
 };
+
+#define ACPI_TABLES_MAX	  8
+#define ACPI_POINTERS_MAX 16
 
 /* One finished set. Tables lie in `blob` one after the other, pointers between them are offsets
  * into it until acpi_write() or a firmware places them. */
@@ -52,15 +50,15 @@ struct acpi_tables {
 	struct acpi_table {
 		char signature[4];
 		u32 offset, length;
-	} table[8];
+	} table[ACPI_TABLES_MAX];
 	size_t count;
 	struct acpi_pointer { /* a field that holds the offset of a table */
 		u32 offset;
 		u8 size;
 		u32 owner; /* index of the table whose checksum covers it */
-	} pointer[24];
+	} pointer[ACPI_POINTERS_MAX];
 	size_t pointers;
-	u32 xsdt; /* offset of the XSDT */
+	u32 rsdt, xsdt; /* their offsets */
 };
 
 /* -ENOMEM, or -E2BIG for what does not fit ACPI (too many CPUs). Free with acpi_free(). */
