@@ -316,7 +316,7 @@ bool seg_lar(struct kvm_vcpu *vcpu, u16 selector, u32 *rights)
 	if (selector_null(selector) || !desc_read(vcpu, selector, &d) ||
 	    !has_type(vcpu, &d, types, wide) || !visible(vcpu, selector, &d))
 		return false;
-	*rights = (u32)(d.raw >> 32) & 0x00f0ff00;
+	*rights = (u32)(d.raw >> 32) & 0x00ffff00;
 	return true;
 }
 

@@ -1,5 +1,7 @@
 #include "fake.h"
 
+#include "engine/soft/excp.h"
+
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -38,8 +40,9 @@ void blocks_written(struct kvm_vcpu *vcpu, u64 gpa, unsigned int len)
 	fake->code_written_len = len;
 }
 
-_Noreturn static void raised(u8 vector, bool has_error, u32 error, u64 cr2)
+_Noreturn static void raised(struct kvm_vcpu *vcpu, u8 vector, bool has_error, u32 error, u64 cr2)
 {
+	excp_queue(vcpu, vector, has_error, error, cr2);
 	fake->vector = vector;
 	fake->has_error = has_error;
 	fake->error = error;
@@ -49,17 +52,17 @@ _Noreturn static void raised(u8 vector, bool has_error, u32 error, u64 cr2)
 
 void raise_exception(struct kvm_vcpu *vcpu, u8 vector)
 {
-	raised(vector, false, 0, 0);
+	raised(vcpu, vector, false, 0, 0);
 }
 
 void raise_exception_error(struct kvm_vcpu *vcpu, u8 vector, u32 error_code)
 {
-	raised(vector, true, error_code, 0);
+	raised(vcpu, vector, true, error_code, 0);
 }
 
 void raise_page_fault(struct kvm_vcpu *vcpu, u64 linear, u32 error_code)
 {
-	raised(PF_VECTOR, true, error_code, linear);
+	raised(vcpu, PF_VECTOR, true, error_code, linear);
 }
 
 void exit_to_user(struct kvm_vcpu *vcpu)

@@ -53,14 +53,14 @@ struct kvm_memory_slot *fake_add_slot(u64 gpa, u64 len, u8 *hva, u32 flags);
 		(enum fake_outcome) outcome_;                                                      \
 	})
 
-static inline u64 *ram64(u64 gpa)
+static inline guest_u64 *ram64(u64 gpa)
 {
-	return (u64 *)(fake->ram + gpa);
+	return (guest_u64 *)(fake->ram + gpa);
 }
 
-static inline u32 *ram32(u64 gpa)
+static inline guest_u32 *ram32(u64 gpa)
 {
-	return (u32 *)(fake->ram + gpa);
+	return (guest_u32 *)(fake->ram + gpa);
 }
 
 #endif
