@@ -25,7 +25,7 @@
 #include "engine/soft/stat.h"
 
 #define KVM_MAX_VCPUS	  256
-#define KVM_MAX_MEM_SLOTS 512
+#define KVM_MAX_MEM_SLOTS 32764
 
 struct kvm;
 struct kvm_vcpu;
@@ -196,7 +196,7 @@ struct kvm_vcpu {
 	u64 apic_base;		/* MSR 0x1b */
 	struct kvm_cpuid_entry2 *cpuid;
 	u32 cpuid_count;
-	u64 guest_features[4];	   /* what the cpu checks often; see cpuid.h */
+	u64 guest_features[4];	   /* what the cpu checks often; see guest_features.h */
 	u64 guest_maxphyaddr_mask; /* reserved address bits of PTEs are its complement */
 	u32 guest_debug;	   /* KVM_GUESTDBG_* */
 	u64 guest_debug_dr[8];
@@ -285,7 +285,9 @@ u64 kvm_read_tsc(struct kvm_vcpu *vcpu);
 /* VMCALL/VMMCALL with the registers as KVM's hypercalls; result into RAX. */
 void kvm_emulate_hypercall(struct kvm_vcpu *vcpu);
 /* INIT, SIPI, EOI side effects, TLB and clock requests; called on entry and when exit_request is
- * seen. Returns 0, or -EINTR to leave, or 1 after an exit was filled into vcpu->run. */
+ * seen; clears exit_request. Returns 0 to go on (and look for interrupts), a negative value that
+ * run() returns as it is (-EINTR, or -EAGAIN when the vCPU is no longer runnable), or 1 after an
+ * exit was filled into vcpu->run. */
 int kvm_handle_requests(struct kvm_vcpu *vcpu);
 
 /* Any thread. */
