@@ -103,9 +103,10 @@ void blocks_flush_requested(struct kvm_vcpu *vcpu);
 void blocks_flush_slot(struct kvm *kvm, u64 gpa, u64 len);
 void blocks_memory_written(struct kvm *kvm, u64 gpa, u64 len);
 
+/* CPL 3 has mappings of its own: what it may not fetch, it must not find here. */
 static inline u64 jump_tag(const struct kvm_vcpu *vcpu)
 {
-	return (u64)vcpu->map_generation << 8 | vcpu->mode;
+	return (u64)vcpu->map_generation << 8 | (vcpu->ctl.cpl == 3 ? 0x80u : 0) | vcpu->mode;
 }
 
 static inline u32 jump_index(u64 rip)

@@ -395,6 +395,7 @@ u64 excp_software(struct kvm_vcpu *vcpu, enum soft_event kind, u8 vector, u64 ne
 	};
 	u64 rip;
 
+	vcpu_mmu(vcpu)->step_lost = true;
 	begin(vcpu, vector, false);
 	if (kind == SOFT_INT && is_v86(vcpu) && v86_int(vcpu, &e, &rip)) {
 		vcpu_mmu(vcpu)->delivering = false;
@@ -431,7 +432,7 @@ static bool debugger_wants(const struct kvm_vcpu *vcpu, u32 bits)
 void excp_trap(struct kvm_vcpu *vcpu, bool step)
 {
 	struct mmu *m = vcpu_mmu(vcpu);
-	u32 bits = m->watch_hits | (step ? DR6_BS : 0);
+	u32 bits = m->watch_hits | (step && !m->step_lost ? DR6_BS : 0);
 
 	if (!bits || vcpu->ctl.interrupt_shadow_movss)
 		return;

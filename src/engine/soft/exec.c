@@ -240,14 +240,14 @@ static int step(struct kvm_vcpu *vcpu, bool io)
 		return AGAIN;
 	vcpu->ctl.interrupt_shadow_sti = vcpu->ctl.interrupt_shadow_movss = false;
 	vcpu->ctl.rflags &= ~(u64)X86_RF;
+	m->step_lost = false;
 	if (io)
 		io_begin(vcpu);
 	run_one(vcpu);
 	if (io)
 		io_end(vcpu);
 	vcpu->events = true;
-	if (!movss)
-		excp_trap(vcpu, (tf && vcpu->ctl.rflags & X86_TF) || user_steps(vcpu));
+	excp_trap(vcpu, tf || user_steps(vcpu));
 	return AGAIN;
 }
 

@@ -130,6 +130,7 @@ struct mmu {
 		bool write_only, io;
 	} watch[4];
 	u8 code_watch;	/* armed code breakpoints, a bit each */
+	bool step_lost; /* the instruction under way took TF away before its trap */
 	u32 watch_hits; /* DR6 bits of the instruction under way: #DB after it */
 
 	bool delivering;	   /* an event: its stack and tables must be RAM (excp.c) */

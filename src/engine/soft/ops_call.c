@@ -68,6 +68,7 @@ OP_BRANCH(syscall)
 	vcpu->ctl.gpr[RCX] = next;
 	vcpu->ctl.gpr[R11] = flags & ~(u64)X86_RF;
 	flags_set(vcpu, flags & ~vcpu->msr.fmask & ~(u64)X86_RF);
+	vcpu_mmu(vcpu)->step_lost = !(vcpu->ctl.rflags & X86_TF);
 	enter_segments(vcpu, cs, cs + 8, 0, true);
 	return u->mode64 ? vcpu->msr.lstar : vcpu->msr.cstar;
 }
