@@ -4,7 +4,9 @@
  * Invariants:
  * 1. A request is stored before immediate_exit is set and the thread kicked; the loop clears
  *    immediate_exit before it looks at the request. So a request is never slept through.
- * 2. An exit of KVM_EXIT_IO or KVM_EXIT_MMIO is completed by the next KVM_RUN: until then the
+ * 2. `paused` is true only while the thread waits in park() or has not been started: vcpu_resume()
+ *    clears it, park() sets it.
+ * 3. An exit of KVM_EXIT_IO or KVM_EXIT_MMIO is completed by the next KVM_RUN: until then the
  *    registers are those of the middle of an instruction. vcpu_pause() therefore enters once more
  *    with immediate_exit before the thread parks.
  */
@@ -215,7 +217,7 @@ static int handle_error(struct vcpu *vcpu, int rc)
 	return end(vcpu, VCPU_FAILED, 0);
 }
 
-/* Let the engine finish an instruction whose exit has been handled (invariant 2). */
+/* Let the engine finish an instruction whose exit has been handled (invariant 3). */
 static void complete_exit(struct vcpu *vcpu)
 {
 	if (!vcpu->incomplete || vcpu->ended)
@@ -233,12 +235,11 @@ static bool park(struct vcpu *vcpu)
 
 	complete_exit(vcpu);
 	pthread_mutex_lock(&vcpu->lock);
-	vcpu->paused = true;
-	pthread_cond_broadcast(&vcpu->changed);
-	while ((request = __atomic_load_n(&vcpu->request, __ATOMIC_ACQUIRE)) == VCPU_PAUSE)
+	while ((request = __atomic_load_n(&vcpu->request, __ATOMIC_ACQUIRE)) == VCPU_PAUSE) {
+		vcpu->paused = true;
+		pthread_cond_broadcast(&vcpu->changed);
 		pthread_cond_wait(&vcpu->changed, &vcpu->lock);
-	if (request == VCPU_RUN)
-		vcpu->paused = false;
+	}
 	pthread_mutex_unlock(&vcpu->lock);
 	return request == VCPU_RUN;
 }
@@ -322,7 +323,9 @@ static void set_request(struct vcpu *vcpu, enum vcpu_request request)
 	pthread_mutex_lock(&vcpu->lock);
 	__atomic_store_n(&vcpu->request, request, __ATOMIC_SEQ_CST);
 	pthread_cond_broadcast(&vcpu->changed);
-	if (request != VCPU_RUN && !vcpu->paused) {
+	if (request == VCPU_RUN) {
+		vcpu->paused = false;
+	} else if (!vcpu->paused) {
 		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		thread_kick(&vcpu->thread);
 	}
