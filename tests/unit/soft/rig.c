@@ -82,10 +82,10 @@ void kvm_emulate_hypercall(struct kvm_vcpu *vcpu)
 
 int kvm_handle_requests(struct kvm_vcpu *vcpu)
 {
+	const u64 bit = 1u << KVM_REQ_EXIT;
+
 	__atomic_store_n(&vcpu->exit_request, 0, __ATOMIC_SEQ_CST);
-	return __atomic_exchange_n(&vcpu->requests, 0, __ATOMIC_SEQ_CST) & 1u << KVM_REQ_EXIT
-		       ? -EINTR
-		       : 0;
+	return __atomic_fetch_and(&vcpu->requests, ~bit, __ATOMIC_SEQ_CST) & bit ? -EINTR : 0;
 }
 
 /* ---- modes ---- */

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 
 #include "rig.h"
 
@@ -21,11 +22,6 @@ static int teardown(void **state)
 }
 
 #define GPR(n) (rig->vcpu.ctl.gpr[n])
-#define HALTED(rip_)                                                                               \
-	do {                                                                                       \
-		assert_int_equal(rig->vcpu.ctl.rip, rip_);                                         \
-	} while (0)
-
 static void test_modes(void **state)
 {
 	struct rig *rig = *state;
@@ -64,11 +60,261 @@ static void test_loop(void **state)
 	assert_int_equal(rig->vcpu.ctl.instructions, 1 + 3 * 1000 + 1);
 }
 
+/* A store into the very next instruction of the same block is seen: mov byte [rip+0], 0x41 patches
+ * the immediate of the mov eax that follows. */
+static void test_self_modifying(void **state)
+{
+	struct rig *rig = *state;
+
+	rig_mode(rig, 64);
+	assert_int_equal(RIG_RUN(rig, 0xc6, 0x05, 0x01, 0, 0, 0, 0x41, 0xb8, 0x11, 0, 0, 0),
+			 KVM_EXIT_HLT);
+	assert_int_equal(GPR(RAX), 0x41);
+	/* and again, with the block of the new bytes in the cache: now to 0x42 by a loop's own hand
+	 */
+	rig_mode(rig, 64);
+	assert_int_equal(RIG_RUN(rig, 0xc6, 0x05, 0x01, 0, 0, 0, 0x42, 0xb8, 0x41, 0, 0, 0),
+			 KVM_EXIT_HLT);
+	assert_int_equal(GPR(RAX), 0x42);
+}
+
+/* A hot block, linked to itself, changed by DMA: the next run sees the new bytes. */
+static void test_dma_into_code(void **state)
+{
+	struct rig *rig = *state;
+	/* mov ecx, 100; 1: add eax, 1; dec ecx; jnz 1b; hlt */
+	u8 code[] = {0xb9, 100, 0, 0, 0, 0x83, 0xc0, 1, 0xff, 0xc9, 0x75, 0xf9, 0xf4};
+
+	rig_mode(rig, 64);
+	assert_int_equal(rig_run_code(rig, code, sizeof(code)), KVM_EXIT_HLT);
+	assert_int_equal(GPR(RAX), 100);
+	rig->ram[RIG_CODE + 7] = 3;
+	interpreter_ops.memory_written(&rig->kvm, RIG_CODE + 7, 1);
+	rig_mode(rig, 64);
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	assert_int_equal(GPR(RAX), 300);
+}
+
+/* An instruction over a page boundary, its second half changed. */
+static void test_crossing(void **state)
+{
+	struct rig *rig = *state;
+	u64 at = RIG_CODE + PAGE_SIZE - 2;
+
+	/* mov eax, imm32 of which three bytes are in the next page; hlt */
+	rig_mode(rig, 64);
+	memcpy(rig->ram + at, (u8[]){0xb8, 1, 2, 3, 4, 0xf4}, 6);
+	rig->vcpu.ctl.rip = at;
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	assert_int_equal(GPR(RAX), 0x04030201);
+	rig->ram[at + 2] = 9;
+	interpreter_ops.memory_written(&rig->kvm, at + 2, 1);
+	rig->vcpu.ctl.rip = at;
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	assert_int_equal(GPR(RAX), 0x04030901);
+}
+
+/* A fault has the address of its instruction, and nothing of it has happened. */
+static void test_precise_fault(void **state)
+{
+	struct rig *rig = *state;
+	u64 frame[6];
+
+	/* nop; nop; push [rax] with rax not mapped */
+	rig_mode(rig, 64);
+	GPR(RAX) = 1ULL << 40;
+	assert_int_equal(RIG_RUN(rig, 0x90, 0x90, 0xff, 0x30), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, rig_handler(PF_VECTOR) + 1);
+	assert_int_equal(rig->vcpu.ctl.cr2, 1ULL << 40);
+	memcpy(frame, rig->ram + GPR(RSP), sizeof(frame));
+	assert_int_equal(frame[1], RIG_CODE + 2);
+	assert_int_equal(frame[4], RIG_STACK);
+	/* ud2 in the middle of a block */
+	rig_mode(rig, 64);
+	assert_int_equal(RIG_RUN(rig, 0xff, 0xc0, 0x0f, 0x0b), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, rig_handler(UD_VECTOR) + 1);
+	assert_int_equal(GPR(RAX), 1);
+	/* a jump out of canonical space faults at the jump */
+	rig_mode(rig, 64);
+	GPR(RAX) = 1ULL << 50;
+	assert_int_equal(RIG_RUN(rig, 0xff, 0xe0), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, rig_handler(GP_VECTOR) + 1);
+}
+
+/* STI's shadow: the interrupt comes after the next instruction, and before the one after it. */
+static void test_interrupt_shadow(void **state)
+{
+	struct rig *rig = *state;
+	u64 rip;
+
+	rig_mode(rig, 64);
+	rig->interrupt = 0x30;
+	assert_int_equal(RIG_RUN(rig, 0xfb, 0xff, 0xc0, 0xff, 0xc0), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, rig_handler(0x30) + 1);
+	assert_int_equal(GPR(RAX), 1);
+	memcpy(&rip, rig->ram + GPR(RSP), 8);
+	assert_int_equal(rip, RIG_CODE + 3);
+	assert_int_equal(rig->interrupt, -1);
+	/* none with IF clear */
+	rig_mode(rig, 64);
+	rig->interrupt = 0x30;
+	assert_int_equal(RIG_RUN(rig, 0xff, 0xc0), KVM_EXIT_HLT);
+	assert_int_equal(rig->interrupt, 0x30);
+	rig->interrupt = -1;
+}
+
+/* A loop without end is left when asked, with true state. */
+static void test_exit_request(void **state)
+{
+	struct rig *rig = *state;
+
+	rig_mode(rig, 64);
+	kvm_make_request(&rig->vcpu, KVM_REQ_EXIT);
+	assert_int_equal(RIG_RUN(rig, 0xeb, 0xfe), -EINTR);
+	assert_int_equal(rig->vcpu.ctl.rip, RIG_CODE);
+}
+
+/* TF: #DB after one instruction, and after each iteration of a REP. */
+static void test_single_step(void **state)
+{
+	struct rig *rig = *state;
+	u64 rip;
+
+	rig_mode(rig, 64);
+	rig->vcpu.ctl.rflags |= X86_TF;
+	assert_int_equal(RIG_RUN(rig, 0xff, 0xc0, 0xff, 0xc0), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, rig_handler(DB_VECTOR) + 1);
+	assert_int_equal(GPR(RAX), 1);
+	memcpy(&rip, rig->ram + GPR(RSP), 8);
+	assert_int_equal(rip, RIG_CODE + 2);
+	assert_int_equal(rig->vcpu.ctl.dr6 & 0x4000, 0x4000);
+	rig_mode(rig, 64);
+	GPR(RCX) = 5;
+	GPR(RDI) = RIG_DATA;
+	rig->vcpu.ctl.rflags |= X86_TF;
+	assert_int_equal(RIG_RUN(rig, 0xf3, 0xaa), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, rig_handler(DB_VECTOR) + 1);
+	assert_int_equal(GPR(RCX), 4);
+}
+
+/* KVM_GUESTDBG_SINGLESTEP leaves for the user after each instruction. */
+static void test_user_step(void **state)
+{
+	struct rig *rig = *state;
+
+	rig_mode(rig, 64);
+	rig->vcpu.guest_debug = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+	assert_int_equal(RIG_RUN(rig, 0xff, 0xc0, 0x90), KVM_EXIT_DEBUG);
+	assert_int_equal(rig->vcpu.ctl.rip, RIG_CODE + 2);
+	assert_int_equal(rig->vcpu.run->debug.arch.exception, DB_VECTOR);
+	assert_int_equal(rig_run(rig), KVM_EXIT_DEBUG);
+	assert_int_equal(rig->vcpu.ctl.rip, RIG_CODE + 3);
+	rig->vcpu.guest_debug = 0;
+}
+
+/* Ports and MMIO leave in mid-instruction and are completed by the next run. */
+static void test_device_exits(void **state)
+{
+	struct rig *rig = *state;
+	struct kvm_run *run = rig->vcpu.run;
+
+	run->io.data_offset = 0;
+	rig_mode(rig, 64);
+	GPR(RDX) = 0x3f8;
+	GPR(RAX) = 'x';
+	/* out dx, al; in al, dx */
+	assert_int_equal(RIG_RUN(rig, 0xee, 0xec), KVM_EXIT_IO);
+	assert_int_equal(run->io.direction, KVM_EXIT_IO_OUT);
+	assert_int_equal(run->io.port, 0x3f8);
+	assert_int_equal(rig->vcpu.pio_data[0], 'x');
+	assert_int_equal(rig_run(rig), KVM_EXIT_IO);
+	assert_int_equal(run->io.direction, KVM_EXIT_IO_IN);
+	rig->vcpu.pio_data[0] = 'y';
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	assert_int_equal(GPR(RAX), 'y');
+
+	/* add [rax], ecx at an address without memory: a read and a write */
+	rig_mode(rig, 64);
+	GPR(RAX) = RIG_RAM;
+	GPR(RCX) = 5;
+	assert_int_equal(RIG_RUN(rig, 0x01, 0x08), KVM_EXIT_MMIO);
+	assert_int_equal(run->mmio.is_write, 0);
+	assert_int_equal(run->mmio.phys_addr, RIG_RAM);
+	memcpy(run->mmio.data, (u32[]){37}, 4);
+	assert_int_equal(rig_run(rig), KVM_EXIT_MMIO);
+	assert_int_equal(run->mmio.is_write, 1);
+	assert_int_equal(run->mmio.len, 4);
+	assert_int_equal(*(u32 *)run->mmio.data, 42);
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+}
+
+/* REP OUTSB and INSB: several at once in pio_data. */
+static void test_string_io(void **state)
+{
+	struct rig *rig = *state;
+	struct kvm_run *run = rig->vcpu.run;
+
+	rig_mode(rig, 64);
+	memcpy(rig->ram + RIG_DATA, "hello", 5);
+	GPR(RDX) = 0x3f8;
+	GPR(RCX) = 5;
+	GPR(RSI) = RIG_DATA;
+	assert_int_equal(RIG_RUN(rig, 0xf3, 0x6e), KVM_EXIT_IO);
+	assert_int_equal(run->io.count, 5);
+	assert_memory_equal(rig->vcpu.pio_data, "hello", 5);
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	assert_int_equal(GPR(RCX), 0);
+	assert_int_equal(GPR(RSI), RIG_DATA + 5);
+
+	rig_mode(rig, 64);
+	GPR(RDX) = 0x3f8;
+	GPR(RCX) = 3;
+	GPR(RDI) = RIG_DATA + 64;
+	assert_int_equal(RIG_RUN(rig, 0xf3, 0x6c), KVM_EXIT_IO);
+	assert_int_equal(run->io.direction, KVM_EXIT_IO_IN);
+	memcpy(rig->vcpu.pio_data, "abc", run->io.count);
+	while (rig_run(rig) == KVM_EXIT_IO)
+		memcpy(rig->vcpu.pio_data, "abc", run->io.count);
+	assert_int_equal(GPR(RCX), 0);
+	assert_memory_equal(rig->ram + RIG_DATA + 64, "abc", 3);
+}
+
+/* More distinct code than the arena holds: everything is dropped and decoded again. */
+static void test_arena(void **state)
+{
+	struct rig *rig = *state;
+	u8 *code = rig->ram + 0x100000;
+	u64 at = 0x100000, end = RIG_RAM - 64;
+
+	/* add al, 1 everywhere, in blocks as long as they get; then the same again */
+	memset(code, 0x90, RIG_RAM - 0x100000);
+	rig->ram[end] = 0xf4;
+	for (int round = 0; round < 3; round++) {
+		rig_mode(rig, 64);
+		rig->vcpu.ctl.rip = at + (u64)round;
+		rig->vcpu.ctl.instructions = 0;
+		assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+		assert_int_equal(rig->vcpu.ctl.rip, end + 1);
+		assert_int_equal(rig->vcpu.ctl.instructions, end + 1 - at - (u64)round);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_modes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_loop, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_self_modifying, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_dma_into_code, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_crossing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_precise_fault, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_interrupt_shadow, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_exit_request, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_single_step, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_user_step, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_device_exits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_string_io, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_arena, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
