@@ -251,7 +251,7 @@ static void close_falling(struct build *s)
 {
 	bool mode64 = (s->block->mode & MODE_SIZE) == MODE_64;
 
-	branch_make_fall(&s->block->uop[s->slot], s->off, s->count, mode64 && !s->one);
+	branch_make_fall(&s->block->uop[s->slot], s->off, s->count, mode64, mode64 && !s->one);
 	branch_link(&s->block->uop[s->slot], s->gpa & (PAGE_SIZE - 1));
 	s->slot++;
 }

@@ -79,10 +79,10 @@ static const struct uop *fall(UOP_ARGS)
 	return NULL;
 }
 
-void branch_make_fall(struct uop *u, unsigned int off, unsigned int nr, bool mode64)
+void branch_make_fall(struct uop *u, unsigned int off, unsigned int nr, bool mode64, bool chain)
 {
 	*u = (struct uop){
-		.fn = mode64 ? fall_64 : fall, .off = (u16)off, .nr = (u8)nr, .mode64 = mode64};
+		.fn = chain ? fall_64 : fall, .off = (u16)off, .nr = (u8)nr, .mode64 = mode64};
 }
 
 /* Takes the place of every operation of a dropped block. */

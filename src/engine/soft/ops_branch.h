@@ -5,8 +5,8 @@
 #include "engine/soft/blocks.h"
 
 /* The uop that closes a block without a branch, `off` bytes and `nr` instructions after its start;
- * the links are in the slot after it. */
-void branch_make_fall(struct uop *u, unsigned int off, unsigned int nr, bool mode64);
+ * the links are in the slot after it. chain: it may go straight on in the next block. */
+void branch_make_fall(struct uop *u, unsigned int off, unsigned int nr, bool mode64, bool chain);
 /* Fill the links' slot after a uop that ends its block; page_off: of the block's start. */
 void branch_link(struct uop *u, u64 page_off);
 /* The function of every uop of a dropped block. */

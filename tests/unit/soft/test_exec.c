@@ -163,6 +163,26 @@ static void test_interrupt_shadow(void **state)
 	rig->interrupt = -1;
 }
 
+/* Blocks of one instruction, at an address of more than 32 bits. */
+static void test_high_address(void **state)
+{
+	struct rig *rig = *state;
+	u64 high = 0xffff800000000000;
+
+	rig_mode(rig, 64);
+	memcpy(rig->ram + 0x3000 + 8 * 256, rig->ram + 0x3000, 8);
+	rig->vcpu.ctl.rip = high + RIG_CODE;
+	assert_int_equal(RIG_RUN(rig, 0xfb, 0xff, 0xc0, 0xeb, 0x00, 0xff, 0xc0), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, high + RIG_CODE + 8);
+	assert_int_equal(GPR(RAX), 2);
+	rig->vcpu.ctl.rip = high + RIG_CODE;
+	rig->vcpu.guest_debug = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(rig_run(rig), KVM_EXIT_DEBUG);
+	assert_int_equal(rig->vcpu.ctl.rip, high + RIG_CODE + 7);
+	rig->vcpu.guest_debug = 0;
+}
+
 /* A loop without end is left when asked, with true state. */
 static void test_exit_request(void **state)
 {
@@ -309,6 +329,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_crossing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_precise_fault, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_interrupt_shadow, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_high_address, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_exit_request, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_single_step, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_user_step, setup, teardown),
