@@ -45,6 +45,7 @@ enum {
 	BLOCK_FUA = 1 << 0,	    /* WRITE, WRITE_ZEROES: durable before done() */
 	BLOCK_MAY_UNMAP = 1 << 1,   /* WRITE_ZEROES: may give the space back */
 	BLOCK_NO_FALLBACK = 1 << 2, /* WRITE_ZEROES: -EOPNOTSUPP rather than writing buffers */
+	BLOCK_COMPRESS = 1 << 3,    /* WRITE of whole clusters, tools only: store them compressed */
 };
 
 #define BLOCK_MAX_HOOKS 4

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "block/block.h"
+#include "block/image.h"
 
 #define BLOCK_SECTOR 512u
 
@@ -58,6 +59,22 @@ struct block_class {
 	/* extent->len on entry: the most that is asked for. */
 	int (*status)(struct block *block, u64 offset, struct block_extent *extent);
 	int (*resize)(struct block *block, u64 size, bool shrink, struct err *err);
+
+	/* Formats: what image.h offers, each optional. */
+	int (*create)(struct block *file, const struct block_create *c, struct err *err);
+	int (*preallocate)(const char *path, const struct block_create *c, struct err *err);
+	int (*info)(struct block *block, struct block_image_info *info);
+	int (*check)(struct block *block, unsigned int fix, struct block_check *check,
+		     struct err *err);
+	int (*snapshot_count)(struct block *block);
+	int (*snapshot_get)(struct block *block, unsigned int index, struct block_snapshot *out);
+	int (*snapshot_create)(struct block *block, const char *name, struct err *err);
+	int (*snapshot_apply)(struct block *block, const char *which, struct err *err);
+	int (*snapshot_delete)(struct block *block, const char *which, struct err *err);
+	int (*change_backing)(struct block *block, const char *file, const char *format,
+			      struct err *err);
+	int (*measure)(const struct block_create *c, u64 data, u64 *required, u64 *full,
+		       struct err *err);
 };
 
 struct block {
@@ -71,6 +88,7 @@ struct block {
 	u64 size;
 	u32 block_size, discard_align;
 	bool readonly, can_discard, can_write_zeroes;
+	bool fixed_size; /* protocols: cannot grow by being written behind the end */
 
 	/* Of the top node only. */
 	bool probed, discard, writethrough;
@@ -128,6 +146,10 @@ int block_make_top(struct block *block, const struct block_options *options);
 /* Open `path` with a format name or NULL (probed), and no filters. */
 int block_open_node(struct block **out, const char *path, const char *format,
 		    const struct block_options *options, struct err *err);
+
+/* Of the file node: reserve space for, or write zeros over, all of the first bytes. */
+int block_file_reserve(struct block *file, u64 bytes);
+int block_file_fill(struct block *file, u64 bytes);
 
 /* ---- for submit functions; all in the queue's thread ---- */
 

@@ -118,6 +118,7 @@ static int file_open(struct block *b, const struct block_options *o, struct err 
 	}
 	pthread_mutex_init(&f->rmw_lock, NULL);
 	b->readonly = o->readonly;
+	b->fixed_size = f->device;
 	b->can_discard = b->can_write_zeroes = true;
 	return 0;
 }
@@ -466,6 +467,20 @@ static int file_resize(struct block *b, u64 size, bool shrink, struct err *err)
 		return err_set(err, errno, "%s: %s", b->name, strerror(errno));
 	__atomic_store_n(&b->size, size, __ATOMIC_RELEASE);
 	return 0;
+}
+
+int block_file_reserve(struct block *b, u64 bytes)
+{
+	struct file *f = file_of(b);
+
+	if (b->class != &block_file_class || bytes > INT64_MAX)
+		return -ENOTSUP;
+	return bytes ? -posix_fallocate(f->fd, 0, (off_t)bytes) : 0;
+}
+
+int block_file_fill(struct block *b, u64 bytes)
+{
+	return b->class == &block_file_class ? write_zero_buffers(file_of(b), 0, bytes) : -ENOTSUP;
 }
 
 const struct block_class block_file_class = {

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@ static void program_dir(char *buf, size_t cap)
 const void *plugin_symbol(const char *name, const char *symbol, struct err *err)
 {
 	static const char *const places[] = {"", "../lib/bothy/"};
+	const char *other = secure_getenv("BOTHY_PLUGINS");
 	char dir[PATH_MAX], path[PATH_MAX + 64];
 	const char *why = "not built";
 	void *handle = NULL;
@@ -30,7 +32,10 @@ const void *plugin_symbol(const char *name, const char *symbol, struct err *err)
 
 	program_dir(dir, sizeof(dir));
 	for (size_t i = 0; i < ARRAY_SIZE(places) && !handle; i++) {
-		snprintf(path, sizeof(path), "%s%sbothy-%s.so", dir, places[i], name);
+		if (other)
+			snprintf(path, sizeof(path), "%s/bothy-%s.so", other, name);
+		else
+			snprintf(path, sizeof(path), "%s%sbothy-%s.so", dir, places[i], name);
 		if (access(path, R_OK))
 			continue;
 		handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);

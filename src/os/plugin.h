@@ -1,7 +1,8 @@
 /*
  * Plug-ins: shared objects beside the program (or in ../lib/bothy) that carry what pulls in large
  * libraries, so that a run which does not use them does not load them. Each exports one const
- * structure. Loaded on first use, never unloaded. Before the sandbox locks, main thread.
+ * structure. Loaded on first use, never unloaded. The environment variable BOTHY_PLUGINS names
+ * another folder (tests, unusual installations). Before the sandbox locks, main thread.
  */
 #ifndef OS_PLUGIN_H
 #define OS_PLUGIN_H

@@ -247,7 +247,7 @@ static void guarded_sector(void **state)
 	struct block *b;
 	struct block_queue *q;
 	struct err err;
-	u8 buf[4096] = "KDMV";
+	u8 buf[4096] = "QFI\xfb";
 	struct iovec iov = {buf, sizeof(buf)};
 	struct block_req r = {.op = BLOCK_WRITE, .len = 4096, .iov = &iov, .niov = 1};
 	struct block_info info;
@@ -259,8 +259,8 @@ static void guarded_sector(void **state)
 	assert_true(info.probed);
 	assert_string_equal(info.format, "raw");
 	assert_int_equal(block_write(b, buf, 4096, 0), -EPERM);
-	assert_int_equal(block_write(b, "K", 1, 0), 0);
-	assert_int_equal(block_write(b, "DMV", 3, 1), -EPERM); /* byte by byte neither */
+	assert_int_equal(block_write(b, "Q", 1, 0), 0);
+	assert_int_equal(block_write(b, "FI\xfb", 3, 1), -EPERM); /* byte by byte neither */
 	assert_int_equal(block_write(b, buf, 4096, 512), 0);
 	assert_int_equal(block_queue_new(&q, b, 8, &err), 0);
 	assert_int_equal(rig_wait(q, &r), -EPERM);
@@ -272,7 +272,7 @@ static void guarded_sector(void **state)
 	log_set_level(LOG_INFO);
 
 	b = open_disk(path, BLOCK_CACHE_WRITEBACK, "raw"); /* named: a raw disk holds anything */
-	buf[0] = 'K';
+	buf[0] = 'Q';
 	assert_int_equal(block_write(b, buf, 4096, 0), 0);
 	assert_int_equal(block_close(b), 0);
 	free(path);

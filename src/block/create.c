@@ -1,0 +1,176 @@
+/* Making images: the options, and what all formats have in common. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "block/block_int.h"
+#include "block/image.h"
+#include "os/file.h"
+
+static const char *const compat_names[] = {"0.10", "1.1", NULL};
+static const char *const compression_names[] = {"zlib", "zstd", NULL};
+static const char *const prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
+
+#define FIELD(f) .offset = offsetof(struct block_create, f)
+
+const struct opt block_create_table[] = {
+	{.name = "size", .type = OPT_SIZE, FIELD(size), .arg = "SIZE", .help = "bytes of the disk"},
+	{.name = "backing_file",
+	 .type = OPT_STRING,
+	 FIELD(backing_file),
+	 .arg = "FILE",
+	 .help = "image that shows where this one has nothing"},
+	{.name = "backing_fmt",
+	 .type = OPT_STRING,
+	 FIELD(backing_fmt),
+	 .arg = "NAME",
+	 .help = "its format"},
+	{.name = "cluster_size",
+	 .type = OPT_SIZE,
+	 FIELD(cluster_size),
+	 .arg = "SIZE",
+	 .help = "unit of allocation, 512 to 2M (qed: 4K to 64M); 64K when left out"},
+	{.name = "compat",
+	 .type = OPT_ENUM,
+	 FIELD(compat),
+	 .dflt = "1.1",
+	 .arg = "VERSION",
+	 .choices = compat_names,
+	 .help = "qcow2: 0.10 (version 2) or 1.1 (version 3)"},
+	{.name = "refcount_bits",
+	 .type = OPT_U64,
+	 FIELD(refcount_bits),
+	 .dflt = "16",
+	 .arg = "N",
+	 .min = 1,
+	 .max = 64,
+	 .help = "qcow2: width of reference counts, a power of 2"},
+	{.name = "lazy_refcounts",
+	 .type = OPT_BOOL,
+	 FIELD(lazy_refcounts),
+	 .help = "qcow2: allow reference counts to be rebuilt after a crash"},
+	{.name = "extended_l2",
+	 .type = OPT_BOOL,
+	 FIELD(extended_l2),
+	 .help = "qcow2: allocate by 32nds of a cluster"},
+	{.name = "compression_type",
+	 .type = OPT_ENUM,
+	 FIELD(compression_type),
+	 .dflt = "zlib",
+	 .arg = "NAME",
+	 .choices = compression_names,
+	 .help = "qcow2: zlib or zstd for compressed clusters"},
+	{.name = "preallocation",
+	 .type = OPT_ENUM,
+	 FIELD(preallocation),
+	 .dflt = "off",
+	 .arg = "MODE",
+	 .choices = prealloc_names,
+	 .help = "off, metadata, falloc or full"},
+	{.name = "data_file",
+	 .type = OPT_STRING,
+	 FIELD(data_file),
+	 .arg = "FILE",
+	 .help = "qcow2: keep the data in this file, the image has only tables"},
+	{.name = "data_file_raw",
+	 .type = OPT_BOOL,
+	 FIELD(data_file_raw),
+	 .help = "qcow2: keep the data file a valid raw disk"},
+	{.name = "table_size",
+	 .type = OPT_U64,
+	 FIELD(table_size),
+	 .arg = "N",
+	 .max = 16,
+	 .help = "qed: clusters of a table, a power of 2; 4 when left out"},
+	OPT_END,
+};
+
+static int empty_file(const char *path, struct err *err)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+	struct stat st;
+	int rc = 0;
+
+	if (fd < 0)
+		return err_set(err, errno, "%s: %s", path, strerror(errno));
+	/* Opened (and locked) properly before it is emptied, see below. */
+	if (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
+		rc = err_set(err, EINVAL, "%s: is neither a file nor a block device", path);
+	fd_close(&fd);
+	return rc;
+}
+
+/* The file itself, empty, ours alone. */
+static int open_fresh(struct block **file, const char *path, struct err *err)
+{
+	struct block_options o = {0};
+	int rc = empty_file(path, err);
+
+	o.lock = true;
+	if (!rc)
+		rc = block_open_protocol(file, path, true, &o, err);
+	if (rc)
+		return rc;
+	if (!(*file)->fixed_size)
+		rc = (*file)->class->resize(*file, 0, true, err);
+	if (rc)
+		block_close(*file);
+	return rc;
+}
+
+static int reserve(struct block *file, u64 size, int how, struct err *err)
+{
+	int rc = 0;
+
+	if (how == BLOCK_PREALLOC_FALLOC)
+		rc = block_file_reserve(file, size);
+	else if (how == BLOCK_PREALLOC_FULL)
+		rc = block_file_fill(file, size);
+	return rc ? err_set(err, -rc, "%s: %s", file->name, strerror(-rc)) : 0;
+}
+
+static int create_raw(struct block *file, const struct block_create *c, struct err *err)
+{
+	int rc = 0;
+
+	if (c->backing_file)
+		return err_set(err, EINVAL, "%s: a raw image has no backing file", file->name);
+	if (file->fixed_size)
+		return file->size >= c->size
+			       ? 0
+			       : err_set(err, ENOSPC, "%s: the device is too small", file->name);
+	rc = file->class->resize(file, c->size, true, err);
+	return rc ? rc : reserve(file, c->size, c->preallocation, err);
+}
+
+int block_create(const char *path, const char *format, const struct block_create *c,
+		 struct err *err)
+{
+	const struct block_class *class = NULL;
+	struct block *file;
+	int rc;
+
+	if (strcmp(format, "raw")) {
+		class = block_class_lookup(format);
+		if (!class || !class->create)
+			return err_set(err, ENOTSUP, "%s: images of format %s cannot be made", path,
+				       format);
+	}
+	rc = open_fresh(&file, path, err);
+	if (rc)
+		return rc;
+	rc = class ? class->create(file, c, err) : create_raw(file, c, err);
+	if (!rc) {
+		rc = block_node_flush(file);
+		if (rc)
+			err_set(err, -rc, "%s: %s", path, strerror(-rc));
+	}
+	block_close(file);
+	if (!rc && class && class->preallocate && c->preallocation)
+		rc = class->preallocate(path, c, err);
+	return rc;
+}

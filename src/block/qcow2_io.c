@@ -1,0 +1,633 @@
+/*
+ * The slow way: any request, synchronously, in a helper or in a tool's thread.
+ *
+ * A change of mappings happens in this order: the range becomes busy; clusters are allocated; data
+ * is written to them, complete with what is copied from the old place; the entries are set; the
+ * range is free again. Until the entries are set readers see the old clusters.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/iov.h"
+#include "block/qcow2_int.h"
+
+/* Bytes that one step of a large request works on, at most. */
+#define MAX_STEP (2 * MiB)
+#define STEP_IOV 256
+
+/* ---- busy ranges ---- */
+
+bool qcow2_is_busy(const struct qcow2 *s, u64 start, u64 end)
+{
+	struct qcow2_busy *b;
+
+	list_for_each_entry (b, &s->busy, link)
+		if (start < b->end && b->start < end)
+			return true;
+	return false;
+}
+
+void qcow2_busy_enter(struct qcow2 *s, struct qcow2_busy *busy, u64 start, u64 end)
+{
+	start = align_down(start, s->cluster_size);
+	end = align_up(end, s->cluster_size);
+	while (qcow2_is_busy(s, start, end))
+		pthread_cond_wait(&s->changed, &s->lock);
+	busy->start = start;
+	busy->end = end;
+	list_add_tail(&s->busy, &busy->link);
+}
+
+void qcow2_busy_leave(struct qcow2 *s, struct qcow2_busy *busy)
+{
+	list_del(&busy->link);
+	pthread_cond_broadcast(&s->changed);
+}
+
+/* ---- parts of a request ---- */
+
+/* A window on the caller's iovecs. */
+struct window {
+	const struct iovec *iov;
+	int niov;
+	u64 at; /* where the part begins in them */
+};
+
+static int data_rw(struct qcow2 *s, enum block_op op, u64 pos, u64 len, const struct window *w)
+{
+	struct iovec part[STEP_IOV];
+	u64 done = 0;
+
+	if (!s->data)
+		return -EIO;
+	while (done < len) {
+		struct block_io io = {.op = op, .offset = pos + done, .iov = part};
+		int rc;
+
+		io.len = len - done;
+		io.niov = iov_slice(part, STEP_IOV, w->iov, (size_t)w->niov, w->at + done, io.len);
+		if (io.niov == -E2BIG) {
+			io.niov = STEP_IOV;
+			io.len = iov_length(part, STEP_IOV);
+		}
+		if (io.niov < 0)
+			return io.niov;
+		rc = block_io(s->data, &io);
+		if (rc)
+			return rc;
+		done += io.len;
+	}
+	return 0;
+}
+
+static int read_backing(struct qcow2 *s, u64 offset, u64 len, const struct window *w)
+{
+	struct block *backing = s->block.backing;
+	u64 size = backing ? block_size(backing) : 0, done = 0;
+	struct iovec part[STEP_IOV];
+
+	while (done < len && offset + done < size) {
+		u64 n = min(len - done, size - offset - done);
+		int count = iov_slice(part, STEP_IOV, w->iov, (size_t)w->niov, w->at + done, n);
+		int rc;
+
+		if (count == -E2BIG) {
+			count = STEP_IOV;
+			n = iov_length(part, STEP_IOV);
+		}
+		if (count < 0)
+			return count;
+		rc = block_read_backing(backing, part, count, offset + done, n);
+		if (rc)
+			return rc;
+		done += n;
+	}
+	iov_memset(w->iov, (size_t)w->niov, w->at + done, 0, len - done);
+	return 0;
+}
+
+/* ---- reading ---- */
+
+static int read_mapped(struct qcow2 *s, u64 offset, const struct qcow2_map *map,
+		       const struct window *w)
+{
+	switch (map->type) {
+	case QCOW2_NORMAL:
+		return data_rw(s, BLOCK_READ, map->host, map->len, w);
+	case QCOW2_ZEROED:
+		iov_memset(w->iov, (size_t)w->niov, w->at, 0, map->len);
+		return 0;
+	case QCOW2_UNALLOCATED:
+		return read_backing(s, offset, map->len, w);
+	case QCOW2_PACKED:
+		return qcow2_packed_read(s, map->entry, qcow2_into_cluster(s, offset), w->iov,
+					 w->niov, w->at, map->len);
+	default:
+		return -EIO;
+	}
+}
+
+static int read_range(struct qcow2 *s, u64 offset, u64 len, const struct iovec *iov, int niov,
+		      u64 at)
+{
+	u64 done = 0;
+
+	while (done < len) {
+		struct window w = {.iov = iov, .niov = niov, .at = at + done};
+		struct qcow2_map map;
+		int rc;
+
+		pthread_mutex_lock(&s->lock);
+		rc = qcow2_lookup(s, offset + done, len - done, &map);
+		pthread_mutex_unlock(&s->lock);
+		if (!rc)
+			rc = read_mapped(s, offset + done, &map, &w);
+		if (rc)
+			return rc;
+		done += map.len;
+	}
+	return 0;
+}
+
+/* ---- writing ---- */
+
+/* Clusters in a row that get written together: data in the middle, what was there around it. */
+struct step {
+	u64 start, end;	 /* guest range written: data and copies */
+	u64 offset, len; /* of the data */
+	u64 host;	 /* of `start` */
+	u64 clusters;	 /* newly allocated; 0: subclusters are added to the one that is there */
+	u64 new_host;	 /* of the first of them */
+	bool fresh;	 /* reads as zeros where it is not written */
+	bool whole;	 /* written from the first cluster's start to the last one's end */
+};
+
+/* Does [start, end) read as zeros by what is known without I/O? Locked. */
+static bool known_zero(struct qcow2 *s, u64 start, u64 end)
+{
+	u64 backing = s->block.backing ? block_size(s->block.backing) : 0;
+
+	while (start < end) {
+		struct qcow2_map map;
+
+		if (qcow2_lookup(s, start, end - start, &map))
+			return false;
+		if (map.type != QCOW2_ZEROED && (map.type != QCOW2_UNALLOCATED || start < backing))
+			return false;
+		start += map.len;
+	}
+	return true;
+}
+
+/* How much around the data has to be written with it. Locked. */
+static void set_edges(struct qcow2 *s, struct step *st, bool whole)
+{
+	u64 unit = whole ? s->cluster_size : BIT(s->sub_bits);
+	u64 end = st->offset + st->len;
+
+	st->start = align_down(st->offset, unit);
+	st->end = align_up(end, unit);
+	if (st->fresh && known_zero(s, st->start, st->offset))
+		st->start = st->offset;
+	if (st->fresh && known_zero(s, end, st->end))
+		st->end = end;
+}
+
+/* May the cluster be written to as it is, at least in part? */
+static bool ours(const struct qcow2 *s, u64 entry)
+{
+	return (entry & QCOW2_COPIED) && !(entry & QCOW2_COMPRESSED) &&
+	       ((entry & QCOW2_OFFSET) || s->external);
+}
+
+static int entry_at(struct qcow2 *s, u64 offset, u64 *entry, u64 *bitmap)
+{
+	struct qcow2_tab *tab;
+	int rc = qcow2_l2_get(s, qcow2_l1_index(s, offset), &tab);
+
+	*entry = *bitmap = 0;
+	if (!rc && tab)
+		*entry = qcow2_entry_get(s, tab, qcow2_l2_index(s, offset), bitmap);
+	return rc;
+}
+
+/* How many clusters from offset on are not ours, up to len. */
+static int count_foreign(struct qcow2 *s, u64 offset, u64 len, u64 *clusters)
+{
+	u64 end = align_up(min(offset + len, align_down(offset, MAX_STEP) + MAX_STEP),
+			   s->cluster_size);
+	u64 span = BIT(s->cluster_bits + s->l2_bits), first = align_down(offset, s->cluster_size);
+
+	end = min(end, align_down(offset, span) + span);
+	for (*clusters = 0; first + (*clusters << s->cluster_bits) < end; ++*clusters) {
+		u64 entry, bitmap;
+		int rc = entry_at(s, first + (*clusters << s->cluster_bits), &entry, &bitmap);
+
+		if (rc)
+			return rc;
+		if (ours(s, entry))
+			break;
+	}
+	return 0;
+}
+
+/* A cluster of ours whose mapping the write does not fully cover: a zero cluster that is
+ * preallocated, or subclusters to add. */
+static void plan_ours(struct qcow2 *s, struct step *st, u64 entry)
+{
+	u64 in = qcow2_into_cluster(s, st->offset);
+
+	st->len = min(st->len, s->cluster_size - in);
+	st->clusters = 0;
+	st->fresh = false;
+	set_edges(s, st, !s->extended);
+	st->host = (entry & QCOW2_OFFSET) + qcow2_into_cluster(s, st->start);
+	if (s->external)
+		st->host = st->start;
+}
+
+static int plan_new(struct qcow2 *s, struct step *st, u64 foreign)
+{
+	u64 entry, bitmap, got = foreign, in = qcow2_into_cluster(s, st->offset);
+	bool whole = !s->extended;
+	int rc;
+
+	if (s->external)
+		st->new_host = align_down(st->offset, s->cluster_size);
+	else if ((rc = qcow2_alloc(s, foreign, &st->new_host, &got)))
+		return rc;
+	st->clusters = got;
+	st->len = min(st->len, (got << s->cluster_bits) - in);
+	st->fresh = !s->external;
+	/* A shared or compressed cluster's subclusters would lose their place: copy all of it. */
+	for (u64 i = 0; i < got && !whole; i++) {
+		rc = entry_at(s, st->offset - in + (i << s->cluster_bits), &entry, &bitmap);
+		whole = rc || (entry & (QCOW2_OFFSET | QCOW2_COMPRESSED));
+	}
+	st->whole = whole;
+	set_edges(s, st, whole);
+	st->host = st->new_host + (st->start - (st->offset - in));
+	return 0;
+}
+
+/* Decide on the next step of a write at st->offset, st->len of it at most. Locked, busy. */
+static int plan_step(struct qcow2 *s, struct step *st, bool *in_place)
+{
+	struct qcow2_map map;
+	u64 foreign, entry, bitmap;
+	int rc = qcow2_lookup(s, st->offset, st->len, &map);
+
+	*in_place = false;
+	if (rc)
+		return rc;
+	if (map.type == QCOW2_BROKEN)
+		return -EIO;
+	if (map.type == QCOW2_NORMAL && map.copied) {
+		*in_place = true;
+		st->host = map.host;
+		st->len = map.len;
+		return 0;
+	}
+	rc = count_foreign(s, st->offset, st->len, &foreign);
+	if (rc)
+		return rc;
+	if (foreign)
+		return plan_new(s, st, foreign);
+	rc = entry_at(s, st->offset, &entry, &bitmap);
+	if (!rc)
+		plan_ours(s, st, entry);
+	return rc;
+}
+
+/* Write the data of the step and what surrounds it, in one go. Not locked. */
+static int write_step(struct qcow2 *s, const struct step *st, const struct block_io *io, u64 at)
+{
+	u64 head = st->offset - st->start, tail = st->end - (st->offset + st->len);
+	struct iovec iov[STEP_IOV + 2];
+	struct window w = {.iov = io->iov, .niov = io->niov, .at = at};
+	u8 *edges;
+	int n, rc = 0;
+
+	if (!head && !tail)
+		return data_rw(s, BLOCK_WRITE, st->host, st->len, &w);
+	edges = malloc(head + tail);
+	if (!edges)
+		return -ENOMEM;
+	iov[0] = (struct iovec){edges, head};
+	n = iov_slice(iov + 1, STEP_IOV, io->iov, (size_t)io->niov, at, st->len);
+	if (head)
+		rc = read_range(s, st->start, head, iov, 1, 0);
+	if (!rc && tail) {
+		struct iovec t = {edges + head, tail};
+
+		rc = read_range(s, st->offset + st->len, tail, &t, 1, 0);
+	}
+	if (!rc && n >= 0) {
+		struct window all = {.iov = iov, .niov = n + 2};
+
+		iov[n + 1] = (struct iovec){edges + head, tail};
+		rc = data_rw(s, BLOCK_WRITE, st->host, st->end - st->start, &all);
+	} else if (!rc && n == -E2BIG) {
+		struct iovec h = {edges, head}, t = {edges + head, tail};
+		struct window hw = {.iov = &h, .niov = 1}, tw = {.iov = &t, .niov = 1};
+
+		rc = data_rw(s, BLOCK_WRITE, st->host, head, &hw);
+		if (!rc)
+			rc = data_rw(s, BLOCK_WRITE, st->host + head, st->len, &w);
+		if (!rc)
+			rc = data_rw(s, BLOCK_WRITE, st->host + head + st->len, tail, &tw);
+	} else if (!rc) {
+		rc = n;
+	}
+	free(edges);
+	return rc;
+}
+
+/* Subclusters of the cluster at `cluster` that [start, end) touches, as bits 0 to 31. */
+static u64 sub_mask(const struct qcow2 *s, u64 cluster, u64 start, u64 end)
+{
+	u64 from = max(start, cluster) - cluster;
+	u64 upto = min(end, cluster + s->cluster_size) - cluster;
+
+	return MASK((upto - 1) >> s->sub_bits, from >> s->sub_bits);
+}
+
+static u64 new_bitmap(const struct qcow2 *s, const struct step *st, u64 cluster, u64 old,
+		      bool backed)
+{
+	u64 set;
+
+	if (!s->extended)
+		return 0;
+	/* All of it is as the guest must see it: copied, or fresh where zeros show anyway. */
+	if (st->whole || (st->fresh && !backed && !(old >> 32)))
+		return MASK(31, 0);
+	set = sub_mask(s, cluster, st->start, st->end);
+	return (old & ~(set << 32)) | set;
+}
+
+/* Let the entries of the step point to what was written; clusters that could not be are given back.
+ * Locked. */
+static int publish(struct qcow2 *s, const struct step *st)
+{
+	u64 cluster = align_down(st->offset, s->cluster_size);
+	u64 n = max(st->clusters, (u64)1), i = 0;
+	struct qcow2_tab *tab;
+	int rc = qcow2_l2_own(s, qcow2_l1_index(s, cluster), &tab);
+
+	for (; i < n && !rc; i++, cluster += s->cluster_size) {
+		u64 index = qcow2_l2_index(s, cluster), bitmap;
+		u64 old = qcow2_entry_get(s, tab, index, &bitmap);
+		u64 host =
+			st->clusters ? st->new_host + (i << s->cluster_bits) : old & QCOW2_OFFSET;
+		bool backed = s->block.backing && cluster < block_size(s->block.backing);
+
+		if (st->clusters)
+			rc = qcow2_free_entry(s, old);
+		if (rc)
+			break;
+		qcow2_entry_set(s, tab, index, host | QCOW2_COPIED,
+				new_bitmap(s, st, cluster, bitmap, backed));
+	}
+	if (rc && st->clusters && !s->external)
+		qcow2_unalloc(s, st->new_host + (i << s->cluster_bits), st->clusters - i);
+	return rc;
+}
+
+static int write_one(struct qcow2 *s, const struct block_io *io, u64 done, u64 *len)
+{
+	struct step st = {.offset = io->offset + done, .len = io->len - done};
+	struct window w = {.iov = io->iov, .niov = io->niov, .at = done};
+	struct qcow2_busy busy;
+	bool in_place;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	rc = qcow2_begin_writing(s);
+	if (rc) {
+		pthread_mutex_unlock(&s->lock);
+		return rc;
+	}
+	st.len = min(st.len, MAX_STEP - (st.offset & (MAX_STEP - 1)));
+	qcow2_busy_enter(s, &busy, st.offset, st.offset + st.len);
+	rc = plan_step(s, &st, &in_place);
+	pthread_mutex_unlock(&s->lock);
+	if (!rc)
+		rc = in_place ? data_rw(s, BLOCK_WRITE, st.host, st.len, &w)
+			      : write_step(s, &st, io, done);
+	pthread_mutex_lock(&s->lock);
+	if (!rc && !in_place)
+		rc = publish(s, &st);
+	else if (rc && st.clusters && !s->external)
+		qcow2_unalloc(s, st.new_host, st.clusters);
+	qcow2_busy_leave(s, &busy);
+	pthread_mutex_unlock(&s->lock);
+	*len = st.len;
+	return rc;
+}
+
+static int write_range(struct qcow2 *s, const struct block_io *io)
+{
+	u64 done = 0;
+
+	while (done < io->len) {
+		u64 len;
+		int rc = write_one(s, io, done, &len);
+
+		if (rc)
+			return rc;
+		done += len;
+	}
+	return 0;
+}
+
+/* ---- zeros and discards ---- */
+
+static int zero_buffers(struct qcow2 *s, u64 offset, u64 len)
+{
+	struct iovec iov = {.iov_base = calloc(1, min(len, MAX_STEP))};
+	int rc = iov.iov_base ? 0 : -ENOMEM;
+
+	for (u64 done = 0; done < len && !rc; done += iov.iov_len) {
+		struct block_io io = {
+			.op = BLOCK_WRITE, .offset = offset + done, .iov = &iov, .niov = 1};
+
+		iov.iov_len = io.len = min(len - done, MAX_STEP);
+		rc = write_range(s, &io);
+	}
+	free(iov.iov_base);
+	return rc;
+}
+
+/* What the entry of a whole cluster becomes; false: stays. */
+static bool cleared_entry(struct qcow2 *s, u64 cluster, bool discard, bool unmap, u64 entry,
+			  u64 bitmap, u64 *new_entry, u64 *new_bitmap)
+{
+	bool backed = s->block.backing && cluster < block_size(s->block.backing);
+	bool keep = !unmap && ours(s, entry);
+
+	*new_bitmap = 0;
+	*new_entry = 0;
+	if (discard && !(entry & (QCOW2_OFFSET | QCOW2_COMPRESSED | QCOW2_COPIED)))
+		return false; /* nothing to give back */
+	if (s->extended) {
+		*new_bitmap = MASK(63, 32);
+		*new_entry = keep ? entry : 0;
+		if (!keep && !backed)
+			*new_bitmap = 0;
+	} else if (keep) {
+		*new_entry = entry | QCOW2_ZERO;
+	} else if (backed) {
+		*new_entry = QCOW2_ZERO;
+	}
+	return *new_entry != entry || *new_bitmap != bitmap;
+}
+
+/* Clear the entries of whole clusters. Locked, busy. */
+static int clear_entries(struct qcow2 *s, u64 start, u64 end, bool discard, bool unmap)
+{
+	for (u64 c = start; c < end; c += s->cluster_size) {
+		u64 entry, bitmap, new_entry, bits;
+		struct qcow2_tab *tab;
+		int rc = entry_at(s, c, &entry, &bitmap);
+
+		if (rc)
+			return rc;
+		if (!cleared_entry(s, c, discard, unmap, entry, bitmap, &new_entry, &bits))
+			continue;
+		rc = qcow2_l2_own(s, qcow2_l1_index(s, c), &tab);
+		if (!rc && !(new_entry & QCOW2_OFFSET))
+			rc = qcow2_free_entry(s, entry);
+		if (rc)
+			return rc;
+		qcow2_entry_set(s, tab, qcow2_l2_index(s, c), new_entry, bits);
+	}
+	return 0;
+}
+
+static int clear_clusters(struct qcow2 *s, u64 start, u64 end, bool discard, bool unmap)
+{
+	int rc = 0;
+
+	for (u64 at = start; at < end && !rc;) {
+		/* A piece at a time: others want the lock, and the cache has a limit. */
+		u64 upto = min(end, at + 1024 * s->cluster_size);
+		struct qcow2_busy busy;
+		bool full;
+
+		pthread_mutex_lock(&s->lock);
+		rc = qcow2_begin_writing(s);
+		if (!rc) {
+			qcow2_busy_enter(s, &busy, at, upto);
+			rc = clear_entries(s, at, upto, discard, unmap);
+			qcow2_busy_leave(s, &busy);
+		}
+		full = qcow2_cache_full(s) || s->nfrees > 65536;
+		pthread_mutex_unlock(&s->lock);
+		at = upto;
+		if (!rc && full)
+			rc = qcow2_flush(s);
+	}
+	return rc;
+}
+
+/* Zeros that an external data file must hold itself. */
+static int zero_external(struct qcow2 *s, const struct block_io *io)
+{
+	return zero_buffers(s, io->offset, io->len);
+}
+
+static bool range_known_zero(struct qcow2 *s, u64 start, u64 end)
+{
+	bool zero;
+
+	pthread_mutex_lock(&s->lock);
+	zero = known_zero(s, start, end);
+	pthread_mutex_unlock(&s->lock);
+	return zero;
+}
+
+static int zero_edge(struct qcow2 *s, u64 start, u64 end)
+{
+	if (start >= end || range_known_zero(s, start, end))
+		return 0;
+	return zero_buffers(s, start, end - start);
+}
+
+static int write_zeroes(struct qcow2 *s, const struct block_io *io)
+{
+	u64 end = io->offset + io->len, size = block_size(&s->block);
+	u64 first = align_up(io->offset, s->cluster_size);
+	u64 last = end >= size ? align_up(end, s->cluster_size) : align_down(end, s->cluster_size);
+	int rc;
+
+	if (s->external)
+		return zero_external(s, io);
+	if (s->h.version < 3 && s->block.backing)
+		return zero_buffers(s, io->offset, io->len);
+	if (first >= last)
+		return zero_edge(s, io->offset, end);
+	rc = zero_edge(s, io->offset, first);
+	/* Version 2 has no zero clusters, but unallocated ones without a backing file are. */
+	if (!rc)
+		rc = clear_clusters(s, first, last, false,
+				    s->h.version < 3 || (io->flags & BLOCK_MAY_UNMAP));
+	if (!rc && last < end)
+		rc = zero_edge(s, last, end);
+	return rc;
+}
+
+static int discard(struct qcow2 *s, const struct block_io *io)
+{
+	u64 end = io->offset + io->len, size = block_size(&s->block);
+	u64 first = align_up(io->offset, s->cluster_size);
+	u64 last = end >= size ? align_up(end, s->cluster_size) : align_down(end, s->cluster_size);
+
+	if (s->external || (s->h.version < 3 && s->block.backing) || first >= last)
+		return 0;
+	return clear_clusters(s, first, last, true, true);
+}
+
+/* ---- the whole ---- */
+
+static int dispatch(struct qcow2 *s, const struct block_io *io)
+{
+	switch (io->op) {
+	case BLOCK_READ:
+		return read_range(s, io->offset, io->len, io->iov, io->niov, 0);
+	case BLOCK_WRITE:
+		if (io->flags & BLOCK_COMPRESS)
+			return qcow2_packed_write(s, io);
+		return write_range(s, io);
+	case BLOCK_WRITE_ZEROES:
+		return write_zeroes(s, io);
+	case BLOCK_DISCARD:
+		return discard(s, io);
+	default:
+		return -EINVAL;
+	}
+}
+
+int qcow2_io(struct block *b, const struct block_io *io)
+{
+	struct qcow2 *s = qcow2_of(b);
+	bool full;
+	u64 slot;
+	int rc;
+
+	if (io->op == BLOCK_FLUSH)
+		return qcow2_flush(s);
+	pthread_mutex_lock(&s->lock);
+	slot = qcow2_helper_enter(s);
+	pthread_mutex_unlock(&s->lock);
+	rc = dispatch(s, io);
+	pthread_mutex_lock(&s->lock);
+	qcow2_helper_leave(s, slot);
+	qcow2_release(s);
+	full = qcow2_cache_full(s);
+	pthread_mutex_unlock(&s->lock);
+	if (!rc && ((io->flags & BLOCK_FUA) || full))
+		rc = qcow2_flush(s);
+	return rc;
+}
