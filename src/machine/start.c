@@ -103,6 +103,7 @@ static int set_cpuid(struct machine *m, u32 index, struct err *err)
 	rc = vcpu_ioctl(m->vcpu[index], KVM_GET_TSC_KHZ, NULL);
 	config.tsc_khz = rc > 0 ? (u32)rc : 0;
 	config.no_x2apic = !has_irqchip(m);
+	config.tsc_deadline = has_irqchip(m) && engine_vm_has(&m->vm, KVM_CAP_TSC_DEADLINE_TIMER);
 	rc = cpuid_make(m->supported, &config, index, table, err);
 	if (!rc) {
 		rc = vcpu_ioctl(m->vcpu[index], KVM_SET_CPUID2, table);
