@@ -398,17 +398,19 @@ int virtio_device_new(struct virtio_device **out, const struct virtio_class *cla
 
 void virtio_device_stop(struct virtio_device *dev)
 {
-	if (dev && dev->class->free)
-		dev->class->free(dev);
+	if (dev && dev->class->stop)
+		dev->class->stop(dev);
 }
 
 void virtio_device_free(struct virtio_device *dev)
 {
 	if (!dev)
 		return;
-	for (unsigned int i = 0; i < dev->nqueues; i++)
+	for (unsigned int i = 0; dev->queue && i < dev->nqueues; i++)
 		queue_free(&dev->queue[i]);
 	loop_cancel(bus_loop(dev->bus), &dev->broken_work);
+	if (dev->class->free)
+		dev->class->free(dev);
 	free(dev->queue);
 	free(dev);
 }

@@ -98,7 +98,7 @@ static void refill(struct bus_timer *timer)
 
 static int init(struct virtio_device *dev, const void *config, struct err *err)
 {
-	const struct virtio_rng_config *c = config;
+	const struct virtio_rng_options *c = config;
 	struct rng *rng = of(dev);
 
 	bus_timer_init(dev->bus, &rng->timer, refill);
@@ -123,6 +123,6 @@ const struct virtio_class virtio_rng = {
 	.init = init,
 	.kick = kick,
 	.reset = stop,
-	.free = stop,
+	.stop = stop,
 	.state = STATE_NONE,
 };

@@ -4,7 +4,7 @@
 
 #include "base/types.h"
 
-struct virtio_rng_config {
+struct virtio_rng_options {
 	u64 max_bytes_per_second; /* 0: no limit */
 };
 

@@ -54,8 +54,8 @@ struct virtio_class {
 	u32 pci_class;	     /* 24 bits, for the PCI transport */
 	size_t size;	     /* of the instance, whose first member is struct virtio_device */
 	u64 in_order;	     /* VIRTIO_F_IN_ORDER where requests complete in order by nature */
-	/* Offer features, add queues, set the configuration bytes. On failure free() follows, which
-	 * must stand a half-made instance (zeroed before). */
+	/* Offer features, add queues, set the configuration bytes. On failure stop() and free()
+	 * follow, which must stand a half-made instance (zeroed before). */
 	int (*init)(struct virtio_device *dev, const void *config, struct err *err);
 	/* Start what threads the device has; after init, when all queues exist. May be NULL. */
 	int (*ready)(struct virtio_device *dev, struct err *err);
@@ -77,7 +77,9 @@ struct virtio_class {
 	/* Device paused or going on: own timers and back ends. Queues are paused by the core. */
 	void (*pause)(struct virtio_device *dev);
 	void (*resume)(struct virtio_device *dev);
-	/* Stop the device's threads; no callback comes afterwards. */
+	/* Stop the device's threads and timers: no callback comes afterwards, nothing is in flight.
+	 * Then, when its queues are gone, release the rest. Both stand a half-made instance. */
+	void (*stop)(struct virtio_device *dev);
 	void (*free)(struct virtio_device *dev);
 	void (*stats)(struct virtio_device *dev,
 		      void (*line)(void *ctx, const char *name, u64 value), void *ctx);
