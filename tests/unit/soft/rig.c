@@ -46,9 +46,20 @@ int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu)
 	return vector;
 }
 
+/* Enough for every bit of CR4 that there is. */
 void kvm_cpuid(struct kvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 {
+	u32 leaf = *eax;
+
 	*eax = *ebx = *ecx = *edx = 0;
+	if (leaf == 1)
+		*ecx = 1u << 17 | 1u << 26; /* PCID, XSAVE */
+	if (leaf == 7) {
+		*ebx = 1u << 0 | 1u << 7 | 1u << 10 | 1u << 20; /* FSGSBASE SMEP INVPCID SMAP */
+		*ecx = 1u << 2 | 1u << 16 | 1u << 22;		/* UMIP LA57 RDPID */
+	}
+	if (leaf == 0x80000001)
+		*edx = 1u << 27; /* RDTSCP */
 }
 
 u64 kvm_get_cr8(struct kvm_vcpu *vcpu)
@@ -61,14 +72,64 @@ void kvm_set_cr8(struct kvm_vcpu *vcpu, u64 cr8)
 	vcpu->ctl.cr8 = cr8;
 }
 
+static u64 *msr_place(struct kvm_vcpu *vcpu, u32 index)
+{
+	switch (index) {
+	case 0x174:
+		return &vcpu->msr.sysenter_cs;
+	case 0x175:
+		return &vcpu->msr.sysenter_esp;
+	case 0x176:
+		return &vcpu->msr.sysenter_eip;
+	case 0xc0000080:
+		return &vcpu->ctl.efer;
+	case 0xc0000081:
+		return &vcpu->msr.star;
+	case 0xc0000082:
+		return &vcpu->msr.lstar;
+	case 0xc0000083:
+		return &vcpu->msr.cstar;
+	case 0xc0000084:
+		return &vcpu->msr.fmask;
+	case 0xc0000100:
+		return &vcpu->ctl.seg[SEG_FS].base;
+	case 0xc0000101:
+		return &vcpu->ctl.seg[SEG_GS].base;
+	case 0xc0000102:
+		return &vcpu->msr.kernel_gs_base;
+	case 0xc0000103:
+		return &vcpu->msr.tsc_aux;
+	default:
+		return NULL;
+	}
+}
+
 int kvm_get_msr(struct kvm_vcpu *vcpu, u32 index, u64 *data, bool host)
 {
-	return 1;
+	u64 *place = msr_place(vcpu, index);
+
+	if (place)
+		*data = *place;
+	return !place;
 }
 
 int kvm_set_msr(struct kvm_vcpu *vcpu, u32 index, u64 data, bool host)
 {
-	return 1;
+	u64 *place = msr_place(vcpu, index);
+	bool address = index != 0xc0000080 && index != 0xc0000081 && index > 0x174;
+
+	if (!place || (address && sign_extend(data, 48) != (s64)data))
+		return 1;
+	if (index == 0xc0000080) {
+		if ((data & ~(u64)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)) ||
+		    ((data ^ *place) & EFER_LME && vcpu->ctl.cr0 >> 31))
+			return 1;
+		data = (data & ~EFER_LMA) | (*place & EFER_LMA);
+	}
+	*place = data;
+	if (index == 0xc0000080)
+		interpreter_ops.state_changed(vcpu);
+	return 0;
 }
 
 u64 kvm_read_tsc(struct kvm_vcpu *vcpu)
