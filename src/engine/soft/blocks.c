@@ -11,6 +11,7 @@
  */
 #include "engine/soft/blocks.h"
 
+#include <asm/processor-flags.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -121,7 +122,6 @@ void blocks_drop_all(struct kvm_vcpu *vcpu)
 	b->crossing = NULL;
 	b->used = 0;
 	b->drops++;
-	vcpu->map_generation += vcpu->map_generation == 0;
 }
 
 static void ask_flush(struct kvm_vcpu *vcpu, u64 page)
@@ -199,6 +199,67 @@ void blocks_flush_slot(struct kvm *kvm, u64 gpa, u64 len)
 	for (u32 i = 0; i < kvm->nr_vcpus; i++)
 		if (kvm->vcpus[i] && kvm->vcpus[i]->cpu)
 			blocks_drop_all(kvm->vcpus[i]);
+}
+
+/* ---- the jump cache's tags ---- */
+
+void blocks_update_tags(struct kvm_vcpu *vcpu)
+{
+	const struct blocks *b = blocks_of(vcpu);
+	u64 low = vcpu->mode | (vcpu->ctl.cpl == 3 ? 0x80u : 0);
+
+	vcpu->jump_tag[0] = (u64)b->generation[0] << 32 | (u32)vcpu_mmu(vcpu)->asn << 8 | low;
+	vcpu->jump_tag[1] = (u64)b->generation[1] << 32 | low;
+}
+
+static void new_generation(struct blocks *b, unsigned int half)
+{
+	memset(b->filter[half], 0, sizeof(b->filter[half]));
+	if (!++b->generation[half]) {
+		memset(b->jump, 0, sizeof(b->jump));
+		b->generation[half] = 1;
+	}
+}
+
+void blocks_mapping_changed(struct kvm_vcpu *vcpu)
+{
+	new_generation(blocks_of(vcpu), 0);
+	new_generation(blocks_of(vcpu), 1);
+	blocks_update_tags(vcpu);
+}
+
+void blocks_space_changed(struct kvm_vcpu *vcpu)
+{
+	if (!(vcpu->ctl.cr4 & X86_CR4_PGE))
+		new_generation(blocks_of(vcpu), 1);
+	blocks_update_tags(vcpu);
+}
+
+static u32 filter_bit(u64 linear)
+{
+	return (u32)((linear >> PAGE_SHIFT) * 0x9e3779b1u >> 15) % PAGE_FILTER;
+}
+
+void blocks_page_changed(struct kvm_vcpu *vcpu, u64 linear)
+{
+	struct blocks *b = blocks_of(vcpu);
+
+	if (!bitmap_test(b->filter[linear >> 63], filter_bit(linear)))
+		return;
+	new_generation(b, linear >> 63);
+	blocks_update_tags(vcpu);
+}
+
+static void remember_jump(struct kvm_vcpu *vcpu, struct jump_entry *e, const struct block *block)
+{
+	u64 rip = vcpu->ctl.rip;
+
+	if (block->gpa2 != NO_GPA)
+		return;
+	if (rip >> 63 && vcpu->ctl.cr4 & X86_CR4_PGE && !mmu_is_global(vcpu, rip))
+		return;
+	bitmap_set(blocks_of(vcpu)->filter[rip >> 63], filter_bit(rip));
+	*e = (struct jump_entry){rip, vcpu->jump_tag[rip >> 63], block->uop};
 }
 
 /* ---- building ---- */
@@ -384,7 +445,8 @@ static bool second_page_same(struct kvm_vcpu *vcpu, const struct block *block, u
 	return gpa == block->gpa2;
 }
 
-static struct block *lookup(struct kvm_vcpu *vcpu, u64 linear, u8 mode)
+/* guess: the first uop of what was there the last time, or NULL. */
+static struct block *lookup(struct kvm_vcpu *vcpu, u64 linear, u8 mode, const struct uop *guess)
 {
 	struct blocks *b = blocks_of(vcpu);
 	struct block *block;
@@ -394,6 +456,12 @@ static struct block *lookup(struct kvm_vcpu *vcpu, u64 linear, u8 mode)
 	host = mmu_fetch(vcpu, linear, &gpa);
 	if (!host)
 		return NULL;
+	if (guess) {
+		block = container_of(guess, struct block, uop[0]);
+		if (block->gpa == gpa && block->mode == mode && !block->dropped &&
+		    block->gpa2 == NO_GPA)
+			return block;
+	}
 	block = find(b, gpa, mode);
 	if (block && (block->gpa2 == NO_GPA || second_page_same(vcpu, block, linear)))
 		return block;
@@ -412,9 +480,9 @@ static struct block *lookup_checked(struct kvm_vcpu *vcpu, u8 mode)
 
 	if (rip > cs->limit)
 		raise_gp(vcpu, 0);
-	block = lookup(vcpu, (u32)(cs->base + rip), mode);
+	block = lookup(vcpu, (u32)(cs->base + rip), mode, NULL);
 	if (block && rip + block->bytes - 1 > cs->limit) {
-		block = lookup(vcpu, (u32)(cs->base + rip), mode | MODE_ONE);
+		block = lookup(vcpu, (u32)(cs->base + rip), mode | MODE_ONE, NULL);
 		if (block && rip + block->bytes - 1 > cs->limit)
 			raise_gp(vcpu, 0);
 	}
@@ -436,13 +504,12 @@ const struct uop *blocks_enter(struct kvm_vcpu *vcpu)
 		block = lookup_checked(vcpu, vcpu->mode);
 		return block ? block->uop : exec_no_code(vcpu);
 	}
-	if (e->rip == rip && e->tag == jump_tag(vcpu) && e->uop->fn != branch_dropped)
+	if (e->rip == rip && e->tag == vcpu->jump_tag[rip >> 63] && e->uop->fn != branch_dropped)
 		return e->uop;
-	block = lookup(vcpu, rip, vcpu->mode);
+	block = lookup(vcpu, rip, vcpu->mode, e->rip == rip ? e->uop : NULL);
 	if (!block)
 		return exec_no_code(vcpu);
-	if (block->gpa2 == NO_GPA)
-		*e = (struct jump_entry){rip, jump_tag(vcpu), block->uop};
+	remember_jump(vcpu, e, block);
 	return block->uop;
 }
 
@@ -451,7 +518,7 @@ const struct uop *blocks_enter_one(struct kvm_vcpu *vcpu)
 	u8 mode = vcpu->mode | MODE_ONE;
 	struct block *block;
 
-	block = free_of_limits(mode) ? lookup(vcpu, vcpu->ctl.rip, mode)
+	block = free_of_limits(mode) ? lookup(vcpu, vcpu->ctl.rip, mode, NULL)
 				     : lookup_checked(vcpu, mode);
 	return block ? block->uop : exec_no_code(vcpu);
 }
@@ -501,7 +568,7 @@ int blocks_init(struct kvm_vcpu *vcpu)
 	if (!b->arena)
 		return -ENOMEM;
 	pthread_mutex_init(&b->flush_lock, NULL);
-	vcpu->map_generation = 1;
+	b->generation[0] = b->generation[1] = 1;
 	return 0;
 }
 

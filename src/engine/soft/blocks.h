@@ -5,8 +5,9 @@
  * (struct code_map, kvm->code), so that a write by anyone finds out. Blocks are position
  * independent and survive changes of the address space. Three ways lead to the next block: a link
  * in the branch (for targets in the same page, whose mapping is that of the page under execution),
- * the jump cache by linear address (tagged with vcpu->map_generation), and the lookup by physical
- * address.
+ * the jump cache by linear address, and the lookup by physical address. Entries of the jump cache
+ * are tagged with mode, CPL and generation; those of the lower half (user space, as kernels have
+ * it) with the address space too, those of the upper half are of global pages only.
  *
  * A dropped block stays where it is, with every operation replaced by one that leaves the chain; so
  * links and the jump cache may point to it, and a block that drops itself stops after the present
@@ -19,15 +20,18 @@
 #include "engine/soft/uop.h"
 
 #define BLOCK_MAX     40u /* instructions */
-#define JUMP_SIZE     4096u
+#define JUMP_SIZE     8192u
 #define BLOCK_BUCKETS 32768u
 #define BLOCK_ARENA   (64 * MiB)
 
-/* A fetch translation may have changed: CR3, INVLPG, paging bits, a TLB flush. mmu.c calls it. */
-static inline void blocks_mapping_changed(struct kvm_vcpu *vcpu)
-{
-	vcpu->map_generation++;
-}
+/* Any fetch translation may have changed: paging bits, a flush of everything. mmu.c calls these. */
+void blocks_mapping_changed(struct kvm_vcpu *vcpu);
+/* CR3 was loaded, and mmu.asn says whose address space it is now. */
+void blocks_space_changed(struct kvm_vcpu *vcpu);
+/* The translation of one 4 KiB page may have changed (in another address space, perhaps). */
+void blocks_page_changed(struct kvm_vcpu *vcpu, u64 linear);
+/* Mode or CPL changed: vcpu->jump_tag anew. */
+void blocks_update_tags(struct kvm_vcpu *vcpu);
 
 /* The slot after a branch: where its ways out lead, NULL when not known yet. */
 struct branch_links {
@@ -38,7 +42,7 @@ struct branch_links {
 
 struct jump_entry {
 	u64 rip;
-	u64 tag; /* jump_tag() */
+	u64 tag; /* vcpu->jump_tag[] of its half */
 	const struct uop *uop;
 };
 
@@ -58,8 +62,12 @@ struct block {
 
 #define FLUSH_QUEUE 32u
 
+#define PAGE_FILTER 8192u
+
 struct blocks {
 	struct jump_entry jump[JUMP_SIZE];
+	u32 generation[2];		 /* of tags, by half */
+	u64 filter[2][PAGE_FILTER / 64]; /* pages the jump cache may have, by hash */
 	struct block *bucket[BLOCK_BUCKETS];
 	struct block *page[BLOCK_BUCKETS];
 	struct block *crossing; /* chained by next_page: those with a gpa2 */
@@ -102,12 +110,6 @@ void blocks_flush_requested(struct kvm_vcpu *vcpu);
 /* kvm_exec_ops. memory_written(): any thread. */
 void blocks_flush_slot(struct kvm *kvm, u64 gpa, u64 len);
 void blocks_memory_written(struct kvm *kvm, u64 gpa, u64 len);
-
-/* CPL 3 has mappings of its own: what it may not fetch, it must not find here. */
-static inline u64 jump_tag(const struct kvm_vcpu *vcpu)
-{
-	return (u64)vcpu->map_generation << 8 | (vcpu->ctl.cpl == 3 ? 0x80u : 0) | vcpu->mode;
-}
 
 static inline u32 jump_index(u64 rip)
 {

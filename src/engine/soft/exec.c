@@ -110,6 +110,7 @@ void cpu_update_mode(struct kvm_vcpu *vcpu)
 	}
 	vcpu->mode = mode;
 	mmu_update_class(vcpu);
+	blocks_update_tags(vcpu);
 }
 
 /* ---- events ---- */

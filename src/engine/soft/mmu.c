@@ -52,6 +52,13 @@ static struct page *page_put(struct kvm_vcpu *vcpu, u64 linear, const struct pag
 	return p;
 }
 
+bool mmu_is_global(const struct kvm_vcpu *vcpu, u64 linear)
+{
+	const struct page *p = page_find(vcpu_mmu(vcpu), linear);
+
+	return p && p->flags & PAGE_G;
+}
+
 static bool canonical(const struct kvm_vcpu *vcpu, u64 linear)
 {
 	return sign_extend(linear, vcpu->ctl.cr4 & X86_CR4_LA57 ? 57 : 48) == (s64)linear;
@@ -280,8 +287,10 @@ static void select_asn(struct kvm_vcpu *vcpu, bool fresh)
 	u16 pcid = current_pcid(vcpu);
 
 	if (fresh || !m->pcid_asn[pcid]) {
-		if (m->next_asn > 4095)
+		if (m->next_asn > 4095) {
 			flush_pages(m);
+			blocks_mapping_changed(vcpu);
+		}
 		m->pcid_asn[pcid] = m->next_asn++;
 	}
 	m->asn = m->pcid_asn[pcid];
@@ -311,7 +320,7 @@ void mmu_load_cr3(struct kvm_vcpu *vcpu, bool keep)
 {
 	tlb_flush_nonglobal(vcpu_mmu(vcpu));
 	select_asn(vcpu, !keep);
-	blocks_mapping_changed(vcpu);
+	blocks_space_changed(vcpu);
 }
 
 static void tlb_drop(struct mmu *m, u64 linear)
@@ -335,8 +344,9 @@ static void drop_large(struct mmu *m, u64 linear)
 	tlb_flush_all(m);
 }
 
-static void drop_page(struct mmu *m, u64 linear, u16 asn, bool global)
+static void drop_page(struct kvm_vcpu *vcpu, u64 linear, u16 asn, bool global)
 {
+	struct mmu *m = vcpu_mmu(vcpu);
 	struct page *set = page_set(m, linear);
 	int half = linear >> 63;
 
@@ -349,19 +359,20 @@ static void drop_page(struct mmu *m, u64 linear, u16 asn, bool global)
 	tlb_drop(m, linear);
 	/* A 1G page may lie around the pieces seen so far. */
 	if (linear >= align_down(m->large_lo[half], GiB) &&
-	    linear <= (m->large_hi[half] | (GiB - 1)))
+	    linear <= (m->large_hi[half] | (GiB - 1))) {
 		drop_large(m, linear);
+		blocks_mapping_changed(vcpu);
+	} else {
+		blocks_page_changed(vcpu, linear);
+	}
 	m->pde_generation++;
 }
 
 void mmu_invlpg(struct kvm_vcpu *vcpu, u64 linear)
 {
-	struct mmu *m = vcpu_mmu(vcpu);
-
 	if (vcpu->stat)
 		vcpu->stat->invlpg++;
-	drop_page(m, linear, m->asn, true);
-	blocks_mapping_changed(vcpu);
+	drop_page(vcpu, linear, vcpu_mmu(vcpu)->asn, true);
 }
 
 enum { INVPCID_ADDRESS, INVPCID_CONTEXT, INVPCID_ALL_GLOBAL, INVPCID_ALL };
@@ -373,8 +384,7 @@ void mmu_invpcid(struct kvm_vcpu *vcpu, unsigned int type, u16 pcid, u64 linear)
 	switch (type) {
 	case INVPCID_ADDRESS:
 		if (m->pcid_asn[pcid & 4095])
-			drop_page(m, linear, m->pcid_asn[pcid & 4095], false);
-		blocks_mapping_changed(vcpu);
+			drop_page(vcpu, linear, m->pcid_asn[pcid & 4095], false);
 		break;
 	case INVPCID_CONTEXT:
 		if (pcid == current_pcid(vcpu))

@@ -314,6 +314,9 @@ static inline const u8 *mmu_fetch(struct kvm_vcpu *vcpu, u64 linear, u64 *gpa)
 	return (const u8 *)(linear + t->entry[i].addend);
 }
 
+/* Is the page known to be global? False also when level 2 has lost it. */
+bool mmu_is_global(const struct kvm_vcpu *vcpu, u64 linear);
+
 /* ---- control ---- */
 
 void mmu_init(struct kvm_vcpu *vcpu);

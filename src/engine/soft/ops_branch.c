@@ -59,7 +59,7 @@ static inline bool exit_requested(const struct kvm_vcpu *vcpu)
                                                                                                    \
 		vcpu->ctl.rip = rip_;                                                              \
 		vcpu->ctl.instructions += (count);                                                 \
-		if (unlikely(e_->rip != rip_ || e_->tag != jump_tag(vcpu) ||                       \
+		if (unlikely(e_->rip != rip_ || e_->tag != vcpu->jump_tag[rip_ >> 63] ||                       \
 			     exit_requested(vcpu)))                                                \
 			return enter_looked_up(vcpu, u);                                           \
 		uop_goto(vcpu, e_->uop);                                                           \

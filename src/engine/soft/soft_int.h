@@ -169,7 +169,7 @@ struct kvm_vcpu {
 	struct vcpu_control ctl;
 	u32 exit_request;      /* polled at block ends; any thread may set it to 1, atomically */
 	u64 requests;	       /* bits KVM_REQ_*, atomic */
-	u32 map_generation;    /* changes when any fetch translation may have: blocks.h */
+	u64 jump_tag[2];       /* whose linear addresses are in force, by half: blocks.h */
 	u16 aflags;	       /* arithmetic flags: flags.h */
 	u8 mode;	       /* MODE_*: what decoded code depends on (uop.h) */
 	bool events;	       /* leave the chain after this block: interrupts, shadows, traps */

@@ -40,6 +40,18 @@ void blocks_written(struct kvm_vcpu *vcpu, u64 gpa, unsigned int len)
 	fake->code_written_len = len;
 }
 
+void blocks_mapping_changed(struct kvm_vcpu *vcpu)
+{
+}
+
+void blocks_space_changed(struct kvm_vcpu *vcpu)
+{
+}
+
+void blocks_page_changed(struct kvm_vcpu *vcpu, u64 linear)
+{
+}
+
 _Noreturn static void raised(struct kvm_vcpu *vcpu, u8 vector, bool has_error, u32 error, u64 cr2)
 {
 	excp_queue(vcpu, vector, has_error, error, cr2);
