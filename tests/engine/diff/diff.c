@@ -1,0 +1,395 @@
+/*
+ * usage: diff [--seed N] [--count N] [--only REGEX] [--corpus FILE] [--verbose]
+ *
+ * Runs generated cases on the host CPU and in softkvm and compares what they leave. A difference is
+ * reduced to the shortest prefix of instructions that shows it, and reported with its seed and
+ * bytes;
+ * `--seed S --count 1` runs it again. --only takes cases whose code, in hexadecimal, matches. Lines
+ * of a corpus: seed, 32 or 64, code in hexadecimal; # starts a comment.
+ *
+ * The work is done in a child, so that a case that breaks the process is a result too.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <regex.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gen.h"
+
+#define MAX_REPORTS 50
+#define ARITH	    0x8d5ull
+#define RFLAGS_MASK (ARITH | 0x400 | 0x100 | 0x10000 | 0x40000 | 0x4000 | 0x200000)
+
+/* What the child tells, in shared memory. */
+struct progress {
+	u64 next; /* case to run */
+	u64 ran, skipped, different, crashed;
+	u64 vectors[32];
+};
+
+struct options {
+	u64 seed, count;
+	unsigned int seconds;
+	const char *only, *corpus;
+	bool verbose;
+	regex_t re;
+};
+
+/* ---- comparing ---- */
+
+struct report {
+	char text[2048];
+	unsigned int len;
+};
+
+__attribute__((format(printf, 2, 3))) static void say(struct report *r, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(r->text + r->len, sizeof(r->text) - r->len, fmt, ap);
+	va_end(ap);
+	if (n > 0)
+		r->len = min(r->len + (unsigned int)n, (unsigned int)sizeof(r->text) - 1);
+}
+
+static void compare_word(struct report *r, const char *name, u64 host, u64 soft)
+{
+	if (host != soft)
+		say(r, " %s host %llx soft %llx;", name, (unsigned long long)host,
+		    (unsigned long long)soft);
+}
+
+static void compare_bytes(struct report *r, const char *name, int n, const u8 *host, const u8 *soft,
+			  unsigned int len)
+{
+	if (!memcmp(host, soft, len))
+		return;
+	say(r, " %s", name);
+	if (n >= 0)
+		say(r, "%d", n);
+	say(r, " host ");
+	for (unsigned int i = len; i--;)
+		say(r, "%02x", host[i]);
+	say(r, " soft ");
+	for (unsigned int i = len; i--;)
+		say(r, "%02x", soft[i]);
+	say(r, ";");
+}
+
+static void compare_fpu(struct report *r, const u8 *h, const u8 *s, bool code32)
+{
+	unsigned int regs = code32 ? 8 : 16;
+
+	compare_bytes(r, "fcw", -1, h, s, 2);
+	compare_bytes(r, "fsw", -1, h + 2, s + 2, 2);
+	compare_bytes(r, "ftw", -1, h + 4, s + 4, 1);
+	compare_bytes(r, "mxcsr", -1, h + 24, s + 24, 4);
+	for (int i = 0; i < 8; i++)
+		compare_bytes(r, "st", i, h + 32 + 16 * i, s + 32 + 16 * i, 10);
+	for (unsigned int i = 0; i < regs; i++)
+		compare_bytes(r, "xmm", (int)i, h + 160 + 16 * i, s + 160 + 16 * i, 16);
+	for (unsigned int i = 0; i < regs; i++)
+		compare_bytes(r, "ymmh", (int)i, h + 576 + 16 * i, s + 576 + 16 * i, 16);
+}
+
+static void compare_memory(struct report *r, const u8 *h, const u8 *s)
+{
+	for (unsigned int i = 0; i < DATA_SIZE; i++) {
+		unsigned int from = i & ~15u;
+
+		if (h[i] == s[i])
+			continue;
+		say(r, " mem %x", DATA_BASE + from);
+		compare_bytes(r, "", -1, h + from, s + from, 16);
+		return;
+	}
+}
+
+/* Linux hides from user code whether a page of its own half is present. */
+static u32 visible_error(const struct diff_state *s)
+{
+	return s->vector == 14 && s->cr2 >> 47 ? s->error | 1 : s->error;
+}
+
+static void compare(struct report *r, const struct diff_state *h, const struct diff_state *s)
+{
+	static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					    "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+	r->len = 0;
+	r->text[0] = 0;
+	compare_word(r, "vector", h->vector, s->vector);
+	if (h->vector == s->vector && (h->vector == 13 || h->vector == 14 || h->vector == 12))
+		compare_word(r, "error", visible_error(h), visible_error(s));
+	if (h->vector == s->vector && h->vector == 14)
+		compare_word(r, "cr2", h->cr2, s->cr2);
+	compare_word(r, "rip", h->rip, s->rip);
+	compare_word(r, "code32", h->code32, s->code32);
+	compare_word(r, "rflags", h->rflags & RFLAGS_MASK, s->rflags & RFLAGS_MASK);
+	for (int i = 0; i < 16; i++)
+		compare_word(r, names[i], h->gpr[i], s->gpr[i]);
+	compare_fpu(r, h->xsave, s->xsave, h->code32);
+	compare_memory(r, host_data(), soft_data());
+}
+
+/* ---- running ---- */
+
+enum result { EQUAL, DIFFERENT, SKIPPED };
+
+static enum result run_both(const struct diff_case *c, struct report *r, u32 *vector)
+{
+	struct diff_state host, soft;
+
+	host_run(c, &host);
+	*vector = host.vector;
+	if (host.vector == VECTOR_SKIP)
+		return SKIPPED;
+	soft_run(c, &soft);
+	compare(r, &host, &soft);
+	return r->len ? DIFFERENT : EQUAL;
+}
+
+static void print_code(const struct diff_case *c, unsigned int from, unsigned int to)
+{
+	for (unsigned int i = from; i < to && i < c->code_len; i++)
+		printf("%02x", c->code[c->code_off + i]);
+}
+
+/* The first instruction after which the two sides differ. */
+static void reduce(const struct diff_case *c, const struct gen_insns *insns, struct report *r)
+{
+	static struct diff_case cut;
+	struct report last;
+	unsigned int i;
+	u32 vector;
+
+	for (i = 0; i + 1 < insns->n; i++) {
+		cut = *c;
+		memset(cut.code + c->code_off + insns->off[i + 1], 0xcc,
+		       c->code_len - insns->off[i + 1]);
+		if (run_both(&cut, &last, &vector) != DIFFERENT)
+			continue;
+		*r = last;
+		break;
+	}
+	printf("DIFF seed %llu %u insn ", (unsigned long long)c->seed, c->start.code32 ? 32 : 64);
+	print_code(c, insns->off[i], insns->off[i + 1]);
+	printf(" (%u of %u)", i + 1, insns->n);
+	printf("\n    code ");
+	print_code(c, 0, insns->off[i + 1]);
+	printf("\n   %s\n", r->text);
+	fflush(stdout);
+}
+
+static bool selected(const struct options *o, const struct diff_case *c)
+{
+	char hex[2 * 1024 + 1];
+	unsigned int n = min(c->code_len, 1024u);
+
+	if (!o->only)
+		return true;
+	for (unsigned int i = 0; i < n; i++)
+		sprintf(hex + 2 * i, "%02x", c->code[c->code_off + i]);
+	hex[2 * n] = 0;
+	return !regexec(&o->re, hex, 0, NULL, 0);
+}
+
+static void run_case(const struct diff_case *c, const struct gen_insns *insns, struct progress *p)
+{
+	struct report r;
+	u32 vector = 0;
+
+	switch (run_both(c, &r, &vector)) {
+	case SKIPPED:
+		p->skipped++;
+		return;
+	case DIFFERENT:
+		p->different++;
+		if (p->different <= MAX_REPORTS)
+			reduce(c, insns, &r);
+		break;
+	case EQUAL:
+		break;
+	}
+	p->ran++;
+	if (vector < 32)
+		p->vectors[vector]++;
+}
+
+static void generate(struct diff_case *c, u64 seed, struct gen_insns *insns)
+{
+	gen_state(c, seed, gen_is_code32(seed));
+	gen_code(c, seed, insns);
+}
+
+static bool parse_corpus_line(const char *line, struct diff_case *c, struct gen_insns *insns)
+{
+	unsigned long long seed;
+	unsigned int bits;
+	int at = 0;
+
+	if (sscanf(line, "%llu %u %n", &seed, &bits, &at) < 2 || !at)
+		return false;
+	gen_state(c, seed, bits == 32);
+	c->code_len = 0;
+	for (const char *p = line + at;
+	     sscanf(p, "%2hhx", &c->code[c->code_off + c->code_len]) == 1; p += 2)
+		if (++c->code_len + c->code_off == CODE_SIZE)
+			break;
+	if (c->code_off + c->code_len < CODE_SIZE)
+		c->code[c->code_off + c->code_len] = 0xcc;
+	insns->n = 1;
+	insns->off[0] = 0;
+	insns->off[1] = c->code_len;
+	return c->code_len > 0;
+}
+
+static int replay_corpus(const char *path, struct progress *p)
+{
+	static struct diff_case c;
+	struct gen_insns insns;
+	char line[4096];
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return -errno;
+	while (fgets(line, sizeof(line), f))
+		if (line[0] != '#' && parse_corpus_line(line, &c, &insns))
+			run_case(&c, &insns, p);
+	fclose(f);
+	return 0;
+}
+
+static u64 seconds_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (u64)t.tv_sec;
+}
+
+/* Exit status of the child. */
+static int child(const struct options *o, struct progress *p)
+{
+	static struct diff_case c;
+	struct gen_insns insns;
+	u64 until = seconds_now() + o->seconds;
+	int ret = soft_init();
+
+	if (ret < 0) {
+		printf("SKIP: softkvm: %s\n", strerror(-ret));
+		return 77;
+	}
+	ret = host_init();
+	if (ret < 0) {
+		printf("SKIP: host runner: %s\n", strerror(-ret));
+		return 77;
+	}
+	if (o->corpus && p->next == 0 && replay_corpus(o->corpus, p)) {
+		printf("cannot read %s\n", o->corpus);
+		return 2;
+	}
+	for (; p->next < o->count; p->next++) {
+		if (o->seconds && !(p->next & 255) && seconds_now() >= until)
+			break;
+		generate(&c, o->seed + p->next, &insns);
+		if (selected(o, &c))
+			run_case(&c, &insns, p);
+	}
+	return 0;
+}
+
+/* ---- the parent ---- */
+
+static void parse_options(struct options *o, int argc, char **argv)
+{
+	static const struct option names[] = {
+		{"seed", required_argument, NULL, 's'},	   {"count", required_argument, NULL, 'n'},
+		{"only", required_argument, NULL, 'o'},	   {"corpus", required_argument, NULL, 'c'},
+		{"seconds", required_argument, NULL, 't'}, {NULL, 0, NULL, 0},
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
+		if (c == 's')
+			o->seed = strtoull(optarg, NULL, 0);
+		else if (c == 'n')
+			o->count = strtoull(optarg, NULL, 0);
+		else if (c == 't')
+			o->seconds = (unsigned int)strtoul(optarg, NULL, 0);
+		else if (c == 'o')
+			o->only = optarg;
+		else if (c == 'c')
+			o->corpus = optarg;
+		else
+			exit(2);
+	}
+	if (o->only && regcomp(&o->re, o->only, REG_EXTENDED | REG_NOSUB)) {
+		fprintf(stderr, "--only: not a regular expression\n");
+		exit(2);
+	}
+}
+
+/* One child until it ends or is broken by a case. Its exit status, or -1 to go on. */
+static int run_child(const struct options *o, struct progress *p)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid < 0)
+		return 2;
+	if (pid == 0) {
+		status = child(o, p);
+		fflush(stdout);
+		_exit(status);
+	}
+	if (waitpid(pid, &status, 0) != pid)
+		return 2;
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	printf("CRASH seed %llu: signal %d\n", (unsigned long long)(o->seed + p->next),
+	       WTERMSIG(status));
+	fflush(stdout);
+	p->crashed++;
+	p->next++;
+	return p->crashed > 20 ? 1 : -1;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = {.seed = (u64)time(NULL) << 20, .count = 1ull << 62};
+	struct progress *p =
+		mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int ret;
+
+	if (p == MAP_FAILED)
+		return 2;
+	parse_options(&o, argc, argv);
+	if (o.count == 1ull << 62 && !o.seconds)
+		o.seconds = 20;
+	printf("seed %llu\n", (unsigned long long)o.seed);
+	fflush(stdout);
+	do
+		ret = run_child(&o, p);
+	while (ret < 0);
+	printf("%llu cases, %llu skipped, %llu different, %llu crashed; ended by",
+	       (unsigned long long)p->ran, (unsigned long long)p->skipped,
+	       (unsigned long long)p->different, (unsigned long long)p->crashed);
+	for (unsigned int v = 0; v < 32; v++)
+		if (p->vectors[v])
+			printf(" %u:%llu", v, (unsigned long long)p->vectors[v]);
+	printf("\n");
+	if (ret)
+		return ret;
+	return p->different || p->crashed || !p->ran;
+}

@@ -1,0 +1,828 @@
+/*
+ * Generated cases: every opcode with every form of operands, prefixes and sizes; operands that are
+ * edge values, misaligned, across pages, or not mapped.
+ *
+ * Lengths need not be right: both sides execute the same bytes. What must not be generated is what
+ * differs by right: system calls, CPUID, time stamps, loads of segment registers, descriptor-table
+ * stores, and instructions that the host has and softkvm does not announce.
+ */
+#include <string.h>
+
+#include "engine/soft/native_tab.h"
+#include "gen.h"
+
+struct rng {
+	u64 s;
+};
+
+static u64 rnd(struct rng *r)
+{
+	u64 z = r->s += 0x9e3779b97f4a7c15ull;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+	return z ^ z >> 31;
+}
+
+static u32 below(struct rng *r, u32 n)
+{
+	return (u32)((rnd(r) >> 32) * n >> 32);
+}
+
+static bool one_in(struct rng *r, u32 n)
+{
+	return below(r, n) == 0;
+}
+
+/* ---- values ---- */
+
+static u64 edge_value(struct rng *r)
+{
+	static const u64 edges[] = {
+		0,
+		1,
+		2,
+		3,
+		7,
+		8,
+		15,
+		16,
+		31,
+		32,
+		63,
+		64,
+		0x7f,
+		0x80,
+		0xff,
+		0x100,
+		0x7fff,
+		0x8000,
+		0xffff,
+		0x10000,
+		0x7fffffff,
+		0x80000000,
+		0xffffffff,
+		0x100000000,
+		0x7fffffffffffffff,
+		0x8000000000000000,
+		~0ull,
+		~1ull,
+		0xffffffff80000000,
+		0xffffffffffffff80,
+		0x5555555555555555,
+		0xaaaaaaaaaaaaaaaa,
+	};
+
+	switch (below(r, 4)) {
+	case 0:
+		return edges[below(r, ARRAY_SIZE(edges))];
+	case 1:
+		return below(r, 80);
+	case 2:
+		return rnd(r) >> below(r, 64);
+	default:
+		return rnd(r);
+	}
+}
+
+static u32 float_value(struct rng *r)
+{
+	static const u32 special[] = {
+		0,	    0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000,
+		0xffc00000, 0x7f800001, 0xffa00000, 1,		0x80000001, 0x007fffff, 0x00800000,
+		0x7f7fffff, 0xff7fffff, 0x3f000000, 0x4f000000, 0xcf000000, 0x5f000000, 0x3fc00000,
+		0x40400000, 0x4b000000, 0x4b7fffff, 0x34000000, 0x0d000000,
+	};
+
+	switch (below(r, 4)) {
+	case 0:
+		return special[below(r, ARRAY_SIZE(special))];
+	case 1:
+		return (u32)rnd(r);
+	default:
+		return ((u32)rnd(r) & 0x807fffff) | (100 + below(r, 54)) << 23;
+	}
+}
+
+static u64 double_value(struct rng *r)
+{
+	static const u64 special[] = {
+		0,
+		1ull << 63,
+		0x3ff0000000000000,
+		0xbff0000000000000,
+		0x7ff0000000000000,
+		0xfff0000000000000,
+		0x7ff8000000000000,
+		0xfff8000000000000,
+		0x7ff0000000000001,
+		0xfff4000000000000,
+		1,
+		0x8000000000000001,
+		0x000fffffffffffff,
+		0x0010000000000000,
+		0x7fefffffffffffff,
+		0xffefffffffffffff,
+		0x3fe0000000000000,
+		0x41e0000000000000,
+		0xc1e0000000000000,
+		0x43e0000000000000,
+		0x3ff8000000000000,
+		0x36a0000000000000,
+		0x3810000000000000,
+		0x47efffffe0000000,
+		0x47f0000000000000,
+	};
+
+	switch (below(r, 4)) {
+	case 0:
+		return special[below(r, ARRAY_SIZE(special))];
+	case 1:
+		return rnd(r);
+	default:
+		return (rnd(r) & 0x800fffffffffffff) | (u64)(1023 - 40 + below(r, 80)) << 52;
+	}
+}
+
+static void extended_value(struct rng *r, u8 st[16])
+{
+	u64 mantissa = rnd(r) | 1ull << 63;
+	u16 exponent = (u16)(0x3fff - 40 + below(r, 110));
+
+	switch (below(r, 6)) {
+	case 0:
+		mantissa = one_in(r, 2) ? 0 : 1ull << 63;
+		exponent = one_in(r, 3) ? 0x7fff : one_in(r, 2) ? 0 : 0x3fff;
+		break;
+	case 1:
+		mantissa = rnd(r);
+		exponent = one_in(r, 2) ? 0x7fff : one_in(r, 2) ? 0 : (u16)rnd(r);
+		break;
+	case 2:
+		mantissa = 1ull << 63 | rnd(r) << 40;
+		break;
+	}
+	exponent = (exponent & 0x7fff) | (u16)(one_in(r, 2) << 15);
+	memset(st, 0, 16);
+	memcpy(st, &mantissa, 8);
+	memcpy(st + 8, &exponent, 2);
+}
+
+/* len bytes, a multiple of 16 */
+static void fill_operands(struct rng *r, u8 *p, unsigned int len)
+{
+	for (unsigned int i = 0; i < len; i += 16) {
+		u64 v[2];
+		u32 f[4];
+
+		switch (below(r, 6)) {
+		case 0:
+		case 1:
+			for (int j = 0; j < 4; j++)
+				f[j] = float_value(r);
+			memcpy(p + i, f, 16);
+			break;
+		case 2:
+			v[0] = double_value(r);
+			v[1] = double_value(r);
+			memcpy(p + i, v, 16);
+			break;
+		case 3:
+			v[0] = edge_value(r);
+			v[1] = edge_value(r);
+			memcpy(p + i, v, 16);
+			break;
+		case 4:
+			extended_value(r, p + i);
+			break;
+		default:
+			v[0] = rnd(r);
+			v[1] = rnd(r);
+			memcpy(p + i, v, 16);
+			break;
+		}
+	}
+}
+
+/* ---- the start state ---- */
+
+static u64 pointer_value(struct rng *r)
+{
+	static const u64 corners[] = {DATA_BASE, DATA_BASE + PAGE_SIZE, DATA_BASE + DATA_SIZE,
+				      RO_BASE + RO_SIZE};
+
+	if (one_in(r, 16))
+		return corners[below(r, ARRAY_SIZE(corners))] - 32 + below(r, 64);
+	if (one_in(r, 24))
+		return RO_BASE + below(r, RO_SIZE);
+	if (one_in(r, 6))
+		return DATA_BASE + 0x200 + below(r, DATA_SIZE - 0x400);
+	return DATA_BASE + 0x200 + 64 * below(r, (DATA_SIZE - 0x400) / 64);
+}
+
+/* Registers that the generated addresses use. */
+static const u8 pointer_regs[] = {3, 5, 6, 7, 12, 13, 14, 15};
+static const u8 index_regs[] = {1, 9, 10};
+
+static void state_gprs(struct rng *r, struct diff_state *s)
+{
+	for (int i = 0; i < 16; i++)
+		s->gpr[i] = edge_value(r);
+	for (unsigned int i = 0; i < ARRAY_SIZE(pointer_regs); i++)
+		if (!one_in(r, 32))
+			s->gpr[pointer_regs[i]] = pointer_value(r);
+	for (unsigned int i = 0; i < ARRAY_SIZE(index_regs); i++)
+		if (!one_in(r, 4))
+			s->gpr[index_regs[i]] = below(r, 3) ? below(r, 64) : -(u64)below(r, 64);
+	s->gpr[4] = DATA_BASE + PAGE_SIZE + 16 * below(r, 32);
+	if (one_in(r, 16))
+		s->gpr[4] = DATA_BASE + 8 * below(r, 16);
+	if (one_in(r, 8))
+		s->gpr[4] += below(r, 16);
+	if (s->code32)
+		for (int i = 0; i < 16; i++)
+			s->gpr[i] = i < 8 ? (u32)s->gpr[i] : 0;
+	s->rflags = 0x202 | (rnd(r) & 0x8d5) | (one_in(r, 8) ? 0x400 : 0);
+}
+
+static void state_vectors(struct rng *r, struct diff_state *s)
+{
+	u32 mxcsr = 0x1f80;
+	u64 bv = 7;
+
+	fill_operands(r, s->xsave + 160, 256);
+	fill_operands(r, s->xsave + 576, 256);
+	if (s->code32) { /* what 32-bit code cannot touch is not compared */
+		memset(s->xsave + 160 + 128, 0, 128);
+		memset(s->xsave + 576 + 128, 0, 128);
+	}
+	if (one_in(r, 3))
+		mxcsr ^= rnd(r) & 0xe040;
+	if (one_in(r, 8))
+		mxcsr ^= rnd(r) & 0x1f80;
+	if (one_in(r, 4))
+		mxcsr |= rnd(r) & 0x3f;
+	memcpy(s->xsave + 24, &mxcsr, 4);
+	memcpy(s->xsave + 512, &bv, 8);
+}
+
+static void state_x87(struct rng *r, struct diff_state *s)
+{
+	u16 fcw = 0x37f, fsw = (u16)(below(r, 8) << 11);
+
+	if (one_in(r, 3))
+		fcw = (u16)((fcw & ~0xf00) | (rnd(r) & 0xf00));
+	if (one_in(r, 10))
+		fcw ^= rnd(r) & 0x3f;
+	fsw |= rnd(r) & 0x4700;
+	if (one_in(r, 6))
+		fsw |= rnd(r) & fcw & 0x3f;
+	memcpy(s->xsave, &fcw, 2);
+	memcpy(s->xsave + 2, &fsw, 2);
+	s->xsave[4] = one_in(r, 3) ? 0xff : (u8)rnd(r);
+	for (int i = 0; i < 8; i++)
+		extended_value(r, s->xsave + 32 + 16 * i);
+}
+
+void gen_state(struct diff_case *c, u64 seed, bool code32)
+{
+	struct rng r = {seed * 2 + 1};
+
+	c->seed = seed;
+	memset(&c->start, 0, sizeof(c->start));
+	c->start.code32 = code32;
+	state_gprs(&r, &c->start);
+	state_vectors(&r, &c->start);
+	state_x87(&r, &c->start);
+	fill_operands(&r, c->mem, 1024);
+	for (unsigned int i = 1024; i < MEM_SIZE; i += 1024)
+		memcpy(c->mem + i, c->mem + 16 * below(&r, 8), 1024 - 128),
+			memcpy(c->mem + i + 896, c->mem + 16 * below(&r, 32), 128);
+	memset(c->code, 0xcc, sizeof(c->code));
+	c->code_off = one_in(&r, 12)   ? PAGE_SIZE - below(&r, 20)
+		      : one_in(&r, 12) ? CODE_SIZE - 1 - below(&r, 24)
+				       : 0;
+	c->start.rip = CODE_BASE + c->code_off;
+}
+
+/* ---- instructions ---- */
+
+struct emitter {
+	struct rng *r;
+	bool code32;
+	u8 *p;
+	unsigned int len, max;
+};
+
+static void put(struct emitter *e, u8 b)
+{
+	if (e->len < e->max)
+		e->p[e->len++] = b;
+}
+
+static void put_le(struct emitter *e, u64 v, unsigned int n)
+{
+	while (n--) {
+		put(e, (u8)v);
+		v >>= 8;
+	}
+}
+
+/*
+ * What follows an opcode: . nothing, m ModRM, b ModRM and byte, z ModRM and operand-size immediate,
+ * i byte, I operand-size immediate, v immediate of the full size, w word, e word and byte, o
+ * offset, j short branch, J near branch, t u group 3, ! never generated.
+ */
+static const char map1[] = "mmmmiI.!mmmmiI.!mmmmiI.!mmmmiI.!"  /* 00 */
+			   "mmmmiI!.mmmmiI!.mmmmiI!.mmmmiI!."  /* 20 */
+			   "................................"  /* 40 */
+			   "..!m!!!!IzibJ...jjjjjjjjjjjjjjjj"  /* 60 */
+			   "bzbbmmmmmmmmmm!m..........!....."  /* 80 */
+			   "oooo....iI......iiiiiiiivvvvvvvv"  /* A0 */
+			   "bbw.!!bze.!!.!.!mmmmii..mmmmmmmm"  /* C0 */
+			   "jjjjiiiiJJ!j....!!!!..tu......mm"; /* E0 */
+static const char map0f[] = "!!!!.!.!......mb"
+			    "mmmmmmmmmmmmmmmm" /* 00 */
+			    "mmmm....mmmmmmmm"
+			    ".!.!!!.!!.!....." /* 20 */
+			    "mmmmmmmmmmmmmmmm"
+			    "mmmmmmmmmmmmmmmm" /* 40 */
+			    "mmmmmmmmmmmmmmmm"
+			    "bbbbmmm.!!..mmmm" /* 60 */
+			    "JJJJJJJJJJJJJJJJ"
+			    "mmmmmmmmmmmmmmmm" /* 80 */
+			    ".!!mbm...!.mbmfm"
+			    "mm!m!!mmmmbmmmmm" /* A0 */
+			    "mmbmbbbc........"
+			    "mmmmmmmmmmmmmmmm" /* C0 */
+			    "mmmmmmmmmmmmmmmm"
+			    "mmmmmmmmmmmmmmmm"; /* E0 */
+
+static s32 displacement(struct rng *r)
+{
+	s32 d = (s32)below(r, 256) - 128;
+
+	if (one_in(r, 2))
+		d &= ~31;
+	return d;
+}
+
+/* ModRM, SIB, displacement; rex: bits to add to a REX or VEX that was already decided. reg < 0: any
+ */
+struct modrm {
+	u8 b[6];
+	unsigned int len;
+	u8 rex; /* W R X B */
+	bool is_mem;
+};
+
+static void modrm_mem(struct emitter *e, struct modrm *m, u8 reg)
+{
+	struct rng *r = e->r;
+	unsigned int base = pointer_regs[below(r, e->code32 ? 4 : 8)], mod = 1 + below(r, 2);
+	s32 disp = displacement(r);
+
+	m->is_mem = true;
+	if (one_in(r, 10)) { /* absolute, by SIB */
+		m->b[m->len++] = (u8)(reg << 3 | 4);
+		m->b[m->len++] = 0x25;
+		disp = (s32)(DATA_BASE + 0x200 + 16 * below(r, 0x180));
+		mod = 2;
+	} else if (one_in(r, 10)) { /* RIP-relative, or absolute */
+		m->b[m->len++] = (u8)(reg << 3 | 5);
+		disp = (s32)(DATA_BASE + 0x200 + 16 * below(r, 0x180)) -
+		       (e->code32 ? 0 : (s32)CODE_BASE);
+		mod = 2;
+	} else if (one_in(r, 4) || (base & 7) == 4) {
+		unsigned int index = one_in(r, 3) ? 4 : index_regs[below(r, e->code32 ? 1 : 3)];
+
+		m->b[m->len++] = (u8)(mod << 6 | reg << 3 | 4);
+		m->b[m->len++] = (u8)(below(r, 4) << 6 | (index & 7) << 3 | (base & 7));
+		m->rex |= (u8)((index >> 3) << 1 | base >> 3);
+	} else {
+		if (one_in(r, 3) && (base & 7) != 5)
+			mod = 0;
+		m->b[m->len++] = (u8)(mod << 6 | reg << 3 | (base & 7));
+		m->rex |= (u8)(base >> 3);
+	}
+	for (unsigned int n = mod == 0 ? 0 : mod == 1 ? 1 : 4; n--; disp >>= 8)
+		m->b[m->len++] = (u8)disp;
+}
+
+static void modrm_make(struct emitter *e, struct modrm *m, int digit, bool mem_only)
+{
+	u8 reg = digit >= 0 ? (u8)digit : (u8)below(e->r, 8);
+
+	memset(m, 0, sizeof(*m));
+	if (!e->code32 && one_in(e->r, 2))
+		m->rex = (u8)(rnd(e->r) & 12);
+	if (one_in(e->r, 2) && !mem_only) {
+		m->b[m->len++] = (u8)(0xc0 | reg << 3 | below(e->r, 8));
+		if (!e->code32 && one_in(e->r, 2))
+			m->rex |= 1;
+	} else {
+		modrm_mem(e, m, reg);
+	}
+}
+
+static void modrm_put(struct emitter *e, const struct modrm *m)
+{
+	for (unsigned int i = 0; i < m->len; i++)
+		put(e, m->b[i]);
+}
+
+static void prefixes(struct emitter *e, unsigned int map, bool lock_likely)
+{
+	struct rng *r = e->r;
+	bool vector = map != 1;
+
+	if (one_in(r, 24))
+		put(e, 0x67);
+	if (one_in(r, 32))
+		put(e, e->code32 || one_in(r, 3) ? 0x2e | (u8)below(r, 2) << 4
+						 : 0x64 | (u8)below(r, 2));
+	if (one_in(r, lock_likely ? 6 : 100))
+		put(e, 0xf0);
+	if (one_in(r, vector ? 3 : 5))
+		put(e, 0x66);
+	if (one_in(r, vector ? 3 : 12))
+		put(e, 0xf2 | (u8)below(r, 2));
+}
+
+static void rex(struct emitter *e, u8 bits)
+{
+	if (!e->code32 && (bits || one_in(e->r, 4)))
+		put(e, 0x40 | bits);
+}
+
+static void immediate(struct emitter *e, unsigned int n)
+{
+	put_le(e, edge_value(e->r), n);
+}
+
+static bool has_opsize(const struct emitter *e, unsigned int from)
+{
+	for (unsigned int i = from; i < e->len; i++)
+		if (e->p[i] == 0x66)
+			return true;
+	return false;
+}
+
+/* opcode (already with its escape bytes) and what follows it */
+static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, char form,
+			unsigned int map)
+{
+	unsigned int from = e->len, z;
+	u8 last = op[op_len - 1];
+	struct modrm m = {.len = 0};
+	int digit = -1;
+
+	if (form == 't' || form == 'u')
+		digit = (int)below(e->r, 8);
+	if (form == 'c')
+		digit = 1;
+	if (map == 1 && last == 0xff) {
+		static const u8 allowed[] = {0, 1, 2, 4, 6, 7};
+
+		digit = allowed[below(e->r, 6)];
+	}
+	if (map == 1 && last == 0x8c)
+		digit = (int)below(e->r, 4);
+	if (strchr("mbztuc", form))
+		modrm_make(e, &m, digit, form == 'c' && !one_in(e->r, 8));
+	prefixes(e, map,
+		 m.is_mem &&
+			 (map == 1 ? last < 0x34 || last >= 0x80 : last >= 0xa0 && last < 0xc8));
+	z = has_opsize(e, from) ? 2 : 4;
+	rex(e, m.len ? m.rex : (u8)(rnd(e->r) & 9 & -(u8)one_in(e->r, 2)));
+	for (unsigned int i = 0; i < op_len; i++)
+		put(e, op[i]);
+	modrm_put(e, &m);
+	switch (form) {
+	case 'b':
+	case 'i':
+		immediate(e, 1);
+		break;
+	case 'z':
+	case 'I':
+		immediate(e, z);
+		break;
+	case 'v':
+		immediate(e, e->len > from + 1 && (e->p[e->len - 2] & 0xf8) == 0x48 ? 8 : z);
+		break;
+	case 'w':
+		put_le(e, below(e->r, 64), 2);
+		break;
+	case 'e':
+		put_le(e, below(e->r, 64), 2);
+		put(e, (u8)below(e->r, 4));
+		break;
+	case 'o':
+		put_le(e, DATA_BASE + below(e->r, DATA_SIZE + 8), e->code32 ? 4 : 8);
+		break;
+	case 'j':
+		put(e, (u8)below(e->r, 12));
+		break;
+	case 'J':
+		put_le(e, below(e->r, 12), e->code32 ? z : 4);
+		break;
+	case 't':
+		if (digit < 2)
+			immediate(e, 1);
+		break;
+	case 'u':
+		if (digit < 2)
+			immediate(e, z);
+		break;
+	}
+}
+
+static void gen_map1(struct emitter *e)
+{
+	u8 op = (u8)rnd(e->r);
+
+	if (map1[op] == '!' || (!e->code32 && (op & 0xf0) == 0x40))
+		return;
+	if (op == 0x9d && !one_in(e->r, 8))
+		return;
+	insn_legacy(e, &op, 1, map1[op], 1);
+}
+
+static void insn_fence_group(struct emitter *e)
+{
+	static const u8 digits[] = {0, 1, 2, 2, 3, 3, 7};
+	struct modrm m;
+
+	if (one_in(e->r, 4)) { /* LFENCE, MFENCE, SFENCE */
+		put_le(e, 0xae0f, 2);
+		put(e, 0xe8 + 8 * (u8)below(e->r, 3));
+		return;
+	}
+	if (!e->code32 && one_in(e->r, 4)) { /* RDFSBASE to WRGSBASE */
+		put(e, 0xf3);
+		rex(e, (u8)(rnd(e->r) & 9));
+		put_le(e, 0xae0f, 2);
+		put(e, (u8)(0xc0 | below(e->r, 32)));
+		return;
+	}
+	modrm_make(e, &m, digits[below(e->r, ARRAY_SIZE(digits))], true);
+	rex(e, m.rex);
+	put_le(e, 0xae0f, 2);
+	modrm_put(e, &m);
+}
+
+/* XSAVE, XSAVEOPT, XRSTOR of components that exist on both sides: EDX:EAX first. */
+static void insn_xsave(struct emitter *e)
+{
+	static const u8 digits[] = {4, 5, 6};
+	struct modrm m;
+
+	put_le(e, 0xd231, 2);
+	put(e, 0xb8);
+	put_le(e, below(e->r, 8), 4);
+	modrm_make(e, &m, digits[below(e->r, 3)], true);
+	rex(e, m.rex);
+	put_le(e, 0xae0f, 2);
+	modrm_put(e, &m);
+}
+
+static void gen_map0f(struct emitter *e)
+{
+	u8 op[2] = {0x0f, (u8)rnd(e->r)};
+
+	if (map0f[op[1]] == 'f' && one_in(e->r, 4))
+		insn_xsave(e);
+	else if (map0f[op[1]] == 'f')
+		insn_fence_group(e);
+	else if (map0f[op[1]] != '!')
+		insn_legacy(e, op, 2, map0f[op[1]], 2);
+}
+
+static bool host_only_38(u8 op, bool vex)
+{
+	if (op >= 0x80 && op <= 0x83)
+		return true;
+	if (vex && ((op >= 0x50 && op <= 0x53) || op == 0xb4 || op == 0xb5 || op == 0x72 ||
+		    op == 0xb0 || op == 0xb1 || op == 0xda || op == 0xd2 || op == 0xd3))
+		return true;
+	return op == 0xcf || (!vex && op == 0xf5) || op == 0xd8 || op >= 0xf8 ||
+	       (vex && op >= 0xe0 && op <= 0xef);
+}
+
+static void gen_map0f38(struct emitter *e)
+{
+	u8 op[3] = {0x0f, 0x38, (u8)rnd(e->r)};
+
+	if (one_in(e->r, 4))
+		op[2] = one_in(e->r, 3) ? 0xf6 : 0xf0 | (u8)below(e->r, 2);
+	if (!host_only_38(op[2], false))
+		insn_legacy(e, op, 3, 'm', 3);
+}
+
+static void gen_map0f3a(struct emitter *e)
+{
+	u8 op[3] = {0x0f, 0x3a, (u8)rnd(e->r)};
+
+	if (one_in(e->r, 2))
+		op[2] &= 0x63;
+	if (op[2] != 0xce && op[2] != 0xcf)
+		insn_legacy(e, op, 3, 'b', 4);
+}
+
+static bool vex_excluded(unsigned int map, u8 op, bool l)
+{
+	switch (map) {
+	case 1: /* mask registers */
+		return (op >= 0x41 && op <= 0x4b) || (op >= 0x90 && op <= 0x93) || op == 0x98 ||
+		       op == 0x99;
+	case 2:
+		return host_only_38(op, true) || (l && op >= 0xdc && op <= 0xdf);
+	default:
+		return (op >= 0x30 && op <= 0x33) || op == 0xce || op == 0xcf || (l && op == 0x44);
+	}
+}
+
+static bool vex_has_imm(unsigned int map, u8 op)
+{
+	return map == 3 || (map == 1 && ((op >= 0x70 && op <= 0x73) || op == 0xc2 ||
+					 (op >= 0xc4 && op <= 0xc6)));
+}
+
+static u8 vex_opcode(struct emitter *e, unsigned int map)
+{
+	static const u8 bmi[] = {0xf2, 0xf3, 0xf5, 0xf6, 0xf7};
+
+	if (map == 2 && one_in(e->r, 4))
+		return bmi[below(e->r, 5)];
+	if (map == 2 && one_in(e->r, 8))
+		return 0x90 | (u8)below(e->r, 4);
+	if (map == 3 && one_in(e->r, 16))
+		return 0xf0;
+	if (map == 3 && one_in(e->r, 2))
+		return (u8)below(e->r, 0x64);
+	return (u8)rnd(e->r);
+}
+
+static void gen_vex(struct emitter *e)
+{
+	struct rng *r = e->r;
+	unsigned int map = 1 + below(r, 3), pp = below(r, 3) ? 1 : below(r, 4);
+	u8 op = vex_opcode(e, map), vvvv = one_in(r, 3) ? 0 : (u8)below(r, e->code32 ? 8 : 16);
+	bool l = one_in(r, 2), w = one_in(r, 3);
+	struct modrm m;
+
+	if (map == 1)
+		pp = below(r, 4);
+	if (op >= 0xf0 && map > 1) {
+		pp = below(r, 4);
+		l = one_in(r, 16);
+	}
+	if (vex_excluded(map, op, l))
+		return;
+	modrm_make(e, &m, -1, map == 2 && (op & 0xfc) == 0x90);
+	if (map == 2 && (op & 0xfc) == 0x90 && (m.b[0] & 7) != 4)
+		return; /* a gather without SIB is one in a while enough: see prefixes */
+	if (one_in(r, 64))
+		prefixes(e, 1, false);
+	else if (one_in(r, 32))
+		put(e, 0x64 | (u8)below(r, 2));
+	if (map == 1 && !w && !(m.rex & 3) && one_in(r, 2)) {
+		put(e, 0xc5);
+		put(e, (u8)((m.rex & 4 ? 0 : 0x80) | (~vvvv & 15) << 3 | l << 2 | pp));
+	} else {
+		put(e, 0xc4);
+		put(e, (u8)((m.rex & 4 ? 0 : 0x80) | (m.rex & 2 ? 0 : 0x40) |
+			    (m.rex & 1 ? 0 : 0x20) | map));
+		put(e, (u8)(w << 7 | (~vvvv & 15) << 3 | l << 2 | pp));
+	}
+	put(e, op);
+	modrm_put(e, &m);
+	if (vex_has_imm(map, op))
+		put(e, (u8)rnd(r));
+}
+
+static void gen_x87(struct emitter *e)
+{
+	u8 op = 0xd8 | (u8)below(e->r, 8);
+
+	if (one_in(e->r, 6)) {
+		static const u16 state[] = {0x9b, 0xe2db, 0xe3db, 0xe0df, 0xf7d9, 0xf6d9, 0x770f};
+		u16 v = state[below(e->r, ARRAY_SIZE(state))];
+
+		put_le(e, v, v < 0x100 ? 1 : 2);
+		return;
+	}
+	insn_legacy(e, &op, 1, 'm', 1);
+}
+
+/* A string instruction, with a count that stays, leaves, or is zero. */
+static void gen_string(struct emitter *e)
+{
+	static const u8 ops[] = {0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf};
+
+	if (one_in(e->r, 2)) {
+		put(e, 0xb9); /* mov ecx, n */
+		put_le(e, one_in(e->r, 6) ? 1u << below(e->r, 16) : below(e->r, 100), 4);
+	}
+	if (one_in(e->r, 6))
+		put(e, 0xfc | (u8)below(e->r, 2));
+	if (one_in(e->r, 8))
+		put(e, 0x66);
+	if (one_in(e->r, 16))
+		put(e, 0x67);
+	if (!one_in(e->r, 8))
+		put(e, 0xf2 | (u8)below(e->r, 2));
+	if (!e->code32 && one_in(e->r, 3))
+		put(e, 0x48);
+	put(e, ops[below(e->r, ARRAY_SIZE(ops))]);
+}
+
+/* The VEX prefix of a row's instruction: mostly what the row wants. */
+static void put_vex_of_row(struct emitter *e, const struct native_desc *d, u8 rex_bits)
+{
+	struct rng *r = e->r;
+	bool l = one_in(r, 2), w = one_in(r, 2), nds;
+	u8 vvvv = (u8)below(r, e->code32 ? 8 : 16);
+
+	nds = d->reg == VM || d->reg == VA || (d->flags & (N_NDD | N_MERGE));
+	if (!one_in(r, 50)) {
+		l = d->flags & N_L0 ? false : d->flags & N_L1 ? true : l;
+		w = d->flags & N_W0 ? false : d->flags & N_W1 ? true : w;
+		vvvv = nds ? vvvv : 0;
+	}
+	if (vex_excluded(d->map, d->op, l))
+		l = false;
+	put(e, 0xc4);
+	put(e, (u8)((rex_bits & 4 ? 0 : 0x80) | (rex_bits & 2 ? 0 : 0x40) |
+		    (rex_bits & 1 ? 0 : 0x20) | d->map));
+	put(e, (u8)(w << 7 | (~vvvv & 15) << 3 | l << 2 | d->pfx));
+}
+
+/* A vector instruction that exists, by softkvm's own table: so that most of them do something. */
+static void gen_row(struct emitter *e)
+{
+	static const u8 prefix[] = {0, 0x66, 0xf3, 0xf2};
+	const struct native_desc *d = &native_table[below(e->r, native_table_len)];
+	bool vex = d->vex && (!d->leg || one_in(e->r, 2));
+	struct modrm m;
+
+	do
+		modrm_make(e, &m, d->digit == N_DIGIT_NONE ? -1 : d->digit, d->flags & N_MO);
+	while (d->flags & N_RO && m.is_mem);
+	if (one_in(e->r, 48))
+		put(e, 0x64 | (u8)below(e->r, 2));
+	if (vex) {
+		put_vex_of_row(e, d, m.rex);
+	} else {
+		if (d->pfx)
+			put(e, prefix[d->pfx]);
+		rex(e, m.rex);
+		put(e, 0x0f);
+		if (d->map > 1)
+			put(e, d->map == 2 ? 0x38 : 0x3a);
+	}
+	put(e, d->op);
+	modrm_put(e, &m);
+	if (d->flags & N_IMM)
+		put(e, (u8)(one_in(e->r, 2) ? rnd(e->r) : below(e->r, 16)));
+}
+
+static void gen_insn(struct emitter *e)
+{
+	static void (*const kinds[])(struct emitter *) = {
+		gen_map1, gen_map1, gen_map1, gen_map1, gen_map1, gen_map1, gen_map0f, gen_map0f,
+		gen_vex,  gen_row,  gen_row,  gen_row,	gen_row,  gen_row,  gen_x87,   gen_string,
+	};
+
+	if (one_in(e->r, 20))
+		(one_in(e->r, 2) ? gen_map0f38 : gen_map0f3a)(e);
+	else
+		kinds[below(e->r, ARRAY_SIZE(kinds))](e);
+}
+
+bool gen_is_code32(u64 seed)
+{
+	struct rng r = {seed * 2};
+
+	return one_in(&r, 5);
+}
+
+void gen_code(struct diff_case *c, u64 seed, struct gen_insns *insns)
+{
+	struct rng r = {~seed};
+	unsigned int want = one_in(&r, 2) ? 1 : 2 + below(&r, 24);
+	struct emitter e = {.r = &r, .code32 = c->start.code32, .p = c->code + c->code_off};
+
+	e.max = CODE_SIZE - c->code_off;
+	insns->n = 0;
+	while (insns->n < want) {
+		insns->off[insns->n] = e.len;
+		while (e.len == insns->off[insns->n])
+			gen_insn(&e);
+		insns->n++;
+		if (e.len + 32 > 1024 || e.len == e.max)
+			break;
+	}
+	insns->off[insns->n] = e.len;
+	c->code_len = e.len;
+}
