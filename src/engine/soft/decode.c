@@ -135,8 +135,8 @@ static bool decode_vex(struct cursor *c, struct insn *insn)
 		p = next(c);
 		insn->rex |= p & 0x80 ? 8 : 0;
 	}
-	if (!mode64)
-		insn->rex = 0x40;
+	if (!mode64) /* W selects there too: FMA, shifts */
+		insn->rex &= 0x48;
 	insn->vvvv = (~p >> 3) & (mode64 ? 15 : 7);
 	insn->vexl = (p >> 2) & 1;
 	insn->vexpp = p & 3;

@@ -88,6 +88,18 @@ u32 mmu_find(struct kvm_vcpu *vcpu, u64 linear, enum access access, enum tlb_cla
 	return 0;
 }
 
+/* Is this the instruction's access to the stack segment? 64-bit mode only asks for #SS or #GP. */
+static bool is_stack_access(struct kvm_vcpu *vcpu, u64 linear)
+{
+	const struct uop *u = vcpu->uop;
+
+	if (u == &uop_between || !u->mode64)
+		return false;
+	if (u->mem && linear - uop_ea(vcpu, u) < PAGE_SIZE)
+		return u->seg == SEG_SS;
+	return linear - vcpu->ctl.gpr[RSP] + 64 < 128;
+}
+
 struct page *mmu_get(struct kvm_vcpu *vcpu, u64 linear, enum access access, enum tlb_class class)
 {
 	struct page *page;
@@ -96,7 +108,8 @@ struct page *mmu_get(struct kvm_vcpu *vcpu, u64 linear, enum access access, enum
 	if (likely(!r))
 		return page;
 	if (r == MMU_NOT_CANONICAL)
-		raise_gp(vcpu, 0);
+		raise_exception_error(vcpu, is_stack_access(vcpu, linear) ? SS_VECTOR : GP_VECTOR,
+				      0);
 	raise_page_fault(vcpu, linear, r & ~MMU_FAULT);
 }
 

@@ -274,6 +274,8 @@ static bool vex_ok(const struct kvm_vcpu *vcpu, const struct native_desc *d,
 		return false;
 	if ((d->flags & N_W0 && w) || (d->flags & N_W1 && !w))
 		return false;
+	if (d->flags & N_W1_64 && w && (insn->mode & MODE_SIZE) != MODE_64)
+		return false;
 	if (d->vex == F_AVXI)
 		return native_host_has(vcpu, insn->vexl ? F_AVX2 : F_AVX);
 	return native_host_has(vcpu, F_AVX) && native_host_has(vcpu, d->vex);

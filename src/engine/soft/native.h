@@ -41,4 +41,7 @@ void native_reset(struct kvm_vcpu *vcpu, bool init_event);
 void native_get_xsave(const struct fpu_state *fpu, void *buf);
 int native_set_xsave(struct fpu_state *fpu, const void *buf);
 
+/* XINUSE: components that are not in their initial configuration. */
+u64 native_state_in_use(const struct fpu_state *fpu);
+
 #endif

@@ -1,6 +1,7 @@
 /*
- * BMI1, BMI2, ADX, CRC32, POPCNT, LZCNT, TZCNT, RDRAND, RDSEED: general registers only, executed by
- * inline assembly. Flags are the host's, undefined ones included. SDM vol. 2.
+ * BMI1, BMI2, ADX, CRC32, POPCNT, LZCNT, TZCNT, RDRAND, RDSEED, MOVNTI: general registers only,
+ * executed by inline assembly. Flags are the host's: what an instruction leaves as it is, too, so
+ * the guest's are loaded first. SDM vol. 2.
  */
 #include <errno.h>
 
@@ -41,21 +42,23 @@ BUILD_IF(F_RDSEED)
 		.name = #NAME, .any = op_##NAME, .build = build_##feature};                        \
 	static inline void body_##NAME(struct kvm_vcpu *vcpu, const struct uop *u)
 
+/* In: the guest's flags; out: those after the instruction. */
+#define FLAGS_IN "addb $127, %%al\n\tsahf\n\t"
 #define ASM_2(insn, out, a, b, flags)                                                              \
-	__asm__(insn " %3, %2, %0\n\t" FLAGS_OUT                                                   \
-		: "=&r"(out), "=&a"(flags)                                                         \
+	__asm__(FLAGS_IN insn " %3, %2, %0\n\t" FLAGS_OUT                                          \
+		: "=&r"(out), "+&a"(flags)                                                         \
 		: "r"(a), "r"(b)                                                                   \
-		: "c"                                                                              \
-		  "c")
+		: "cc")
 #define ASM_1(insn, out, a, flags)                                                                 \
-	__asm__(insn " %2, %0\n\t" FLAGS_OUT : "=&r"(out), "=&a"(flags) : "r"(a) : "cc")
+	__asm__(FLAGS_IN insn " %2, %0\n\t" FLAGS_OUT : "=&r"(out), "+&a"(flags) : "r"(a) : "cc")
 
 /* dst <- a insn b in the operand's size; AT&T order: insn b, a, dst. Flags are kept or not. */
 #define VEX_OP(NAME, feature, insn, a, b, keep)                                                    \
 	OP_IF(NAME, feature)                                                                       \
 	{                                                                                          \
 		unsigned int osize = vex_osize(u);                                                 \
-		u64 rm = uop_read_rm_sized(vcpu, u, osize), vv = REG64(u->vreg), out, flags;       \
+		u64 rm = uop_read_rm_sized(vcpu, u, osize), vv = REG64(u->vreg), out,              \
+		    flags = vcpu->aflags;                                                          \
                                                                                                    \
 		if (osize == SIZE_64) {                                                            \
 			ASM_2(insn "q", out, a, b, flags);                                         \
@@ -74,7 +77,7 @@ BUILD_IF(F_RDSEED)
 	OP_IF(NAME, F_BMI1)                                                                        \
 	{                                                                                          \
 		unsigned int osize = vex_osize(u);                                                 \
-		u64 rm = uop_read_rm_sized(vcpu, u, osize), out, flags;                            \
+		u64 rm = uop_read_rm_sized(vcpu, u, osize), out, flags = vcpu->aflags;             \
                                                                                                    \
 		if (osize == SIZE_64) {                                                            \
 			ASM_1(insn "q", out, rm, flags);                                           \
@@ -191,7 +194,7 @@ OP_IF(crc32, F_SSE42)
 #define COUNT_OP(NAME, feature)                                                                    \
 	OP_IF(NAME, feature)                                                                       \
 	{                                                                                          \
-		u64 src = uop_read_rm(vcpu, u), out, flags;                                        \
+		u64 src = uop_read_rm(vcpu, u), out, flags = vcpu->aflags;                         \
                                                                                                    \
 		if (u->osize == SIZE_64) {                                                         \
 			ASM_1(#NAME "q", out, src, flags);                                         \
@@ -237,4 +240,11 @@ OP_IF(rdseed, F_RDSEED)
 
 	__asm__ volatile("rdseed %0" : "=r"(value), "=@ccc"(ok));
 	random_op(vcpu, u, ok, value);
+}
+
+OP(movnti)
+{
+	unsigned int osize = u->rexw ? SIZE_64 : SIZE_32;
+
+	uop_write_rm_sized(vcpu, u, osize, reg_read(vcpu, u->reg, osize));
 }

@@ -22,7 +22,6 @@
 #define MXCSR_DEFAULT 0x1f80u
 #define MXCSR_VALID   0xffffu
 #define FCW_DEFAULT   0x37fu
-#define FSW_ES	      0x80u
 
 /*
  * reg, rm, vvvv: where these operands are; rm of a memory operand is a host pointer. x4: XMM0 or

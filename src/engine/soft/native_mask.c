@@ -104,9 +104,7 @@ static void maskmov_bytes(struct kvm_vcpu *vcpu, const struct uop *u, const u8 *
 	u64 linear = seg_linear(vcpu, u->seg, vcpu->ctl.gpr[RDI] & size_mask(u->asize), len,
 				ACCESS_WRITE);
 
-	for (unsigned int i = 0; i < len; i++)
-		if (mask[i] & 0x80)
-			mem_probe_write(vcpu, linear + i, 1);
+	mem_probe_write(vcpu, linear, len); /* whatever the mask: the manuals allow it */
 	for (unsigned int i = 0; i < len; i++)
 		if (mask[i] & 0x80)
 			mem_write(vcpu, linear + i, 1, data[i]);
@@ -167,8 +165,10 @@ static void gather(struct kvm_vcpu *vcpu, const struct uop *u, bool index8, unsi
 	for (unsigned int i = 0; i < count; i++) {
 		u64 v;
 
-		if (!element_masked_in(mask, i, size))
+		if (!element_masked_in(mask, i, size)) {
+			memset(mask + i * size, 0, size);
 			continue;
+		}
 		v = mem_read(vcpu, gather_linear(vcpu, u, i, index8, size), size);
 		memcpy(data + i * size, &v, size);
 		memset(mask + i * size, 0, size);

@@ -38,8 +38,8 @@ static void put_x87(const struct fpu_state *fpu, u8 *buf, bool wide)
 	h->ftw = fpu->ftw;
 	h->zero = 0;
 	h->fop = fpu->fop;
-	h->fip = wide ? fpu->fip : (u32)fpu->fip;
-	h->fdp = wide ? fpu->fdp : (u32)fpu->fdp;
+	h->fip = wide ? fpu->fip : (u32)fpu->fip | (u64)fpu->fcs << 32;
+	h->fdp = wide ? fpu->fdp : (u32)fpu->fdp | (u64)fpu->fds << 32;
 	memcpy(buf + FX_ST, fpu->st, sizeof(fpu->st));
 }
 
@@ -60,6 +60,8 @@ static void get_x87(struct fpu_state *fpu, const u8 *buf, bool wide)
 	fpu->fop = h->fop & 0x7ff;
 	fpu->fip = wide ? h->fip : (u32)h->fip;
 	fpu->fdp = wide ? h->fdp : (u32)h->fdp;
+	fpu->fcs = wide ? 0 : (u16)(h->fip >> 32);
+	fpu->fds = wide ? 0 : (u16)(h->fdp >> 32);
 	memcpy(fpu->st, buf + FX_ST, sizeof(fpu->st));
 	for (int i = 0; i < 8; i++)
 		memset(fpu->st[i] + 10, 0, 6);
@@ -100,8 +102,7 @@ static bool all_zero(const u8 *p, unsigned int len)
 	return !len || (!p[0] && !memcmp(p, p + 1, len - 1));
 }
 
-/* Components that are not in their initial configuration (XINUSE). */
-static u64 state_in_use(const struct fpu_state *fpu)
+u64 native_state_in_use(const struct fpu_state *fpu)
 {
 	u64 in_use = 0;
 	u8 low = 0, high = 0;
@@ -232,7 +233,7 @@ static void xsave_any(struct kvm_vcpu *vcpu, const struct uop *u, bool skip_init
 	linear = area_linear(vcpu, u, xsave_size(request), 64, ACCESS_WRITE);
 	mem_probe_write(vcpu, linear, xsave_size(request));
 	old = mem_read(vcpu, linear + XS_HEADER, 8);
-	in_use = state_in_use(&vcpu->fpu) & request;
+	in_use = native_state_in_use(&vcpu->fpu) & request;
 	xsave_write(vcpu, u, linear, skip_initial ? in_use : request, request);
 	mem_write(vcpu, linear + XS_HEADER, 8, (old & ~request) | in_use);
 }
@@ -309,7 +310,7 @@ OP(xrstor)
 void native_get_xsave(const struct fpu_state *fpu, void *buf)
 {
 	struct fx_head *h = buf;
-	u64 in_use = state_in_use(fpu);
+	u64 in_use = native_state_in_use(fpu);
 
 	memset(buf, 0, NATIVE_XSAVE_SIZE);
 	put_x87(fpu, buf, true);

@@ -88,6 +88,7 @@ enum native_size {
 #define N_ESTR	 (1u << 17) /* reads EAX and EDX */
 #define N_RCX	 (1u << 18) /* writes ECX */
 #define N_MERGE	 (1u << 19) /* rm in register form is modified: vvvv is read in the VEX form */
+#define N_W1_64	 (1u << 21) /* VEX.W must be 0 outside 64-bit mode */
 #define N_NOX87	 (1u << 20) /* an MMX-register form without the x87 transition from memory */
 
 #define N_DIGIT_NONE 8

@@ -4,7 +4,7 @@
  *
  * 1. A pending unmasked exception raises #MF before a waiting instruction, so the host never
  * executes one with its summary bit set: there is no SIGFPE.
- * 2. The instruction and data pointers are kept here; selectors are saved as zero (CPUID says so).
+ * 2. The instruction and data pointers are kept here.
  */
 #include <errno.h>
 #include <string.h>
@@ -52,6 +52,8 @@ void x87_init(struct fpu_state *fpu)
 	fpu->fop = 0;
 	fpu->fip = 0;
 	fpu->fdp = 0;
+	fpu->fcs = 0;
+	fpu->fds = 0;
 	stack_rotate(fpu, top);
 }
 
@@ -61,10 +63,16 @@ static void check_available(struct kvm_vcpu *vcpu)
 		raise_exception(vcpu, NM_VECTOR);
 }
 
+/* An unmasked exception; ES may not say so in a state that the user has set. */
+static bool x87_pending(const struct fpu_state *fpu)
+{
+	return fpu->fsw & ~fpu->fcw & 0x3f;
+}
+
 void check_x87(struct kvm_vcpu *vcpu)
 {
 	check_available(vcpu);
-	if (vcpu->fpu.fsw & FSW_ES)
+	if (x87_pending(&vcpu->fpu))
 		raise_exception(vcpu, MF_VECTOR);
 }
 
@@ -158,6 +166,7 @@ static void x87_run(struct kvm_vcpu *vcpu, const struct native_insn *n, void *me
 static void set_pointers(struct kvm_vcpu *vcpu, const struct uop *u, const struct native_insn *n)
 {
 	vcpu->fpu.fip = uop_rip(vcpu, u);
+	vcpu->fpu.fcs = vcpu->ctl.seg[SEG_CS].selector;
 	vcpu->fpu.fop = n->fop;
 }
 
@@ -197,6 +206,7 @@ static const struct uop *x87_mem(struct kvm_vcpu *vcpu, const struct uop *u)
 	}
 	set_pointers(vcpu, u, n);
 	vcpu->fpu.fdp = uop_ea(vcpu, u);
+	vcpu->fpu.fds = vcpu->ctl.seg[u->seg].selector;
 	uop_next(vcpu, u);
 }
 
@@ -258,7 +268,7 @@ OP(fwait)
 {
 	if ((vcpu->ctl.cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
 		raise_exception(vcpu, NM_VECTOR);
-	if (vcpu->fpu.fsw & FSW_ES)
+	if (x87_pending(&vcpu->fpu))
 		raise_exception(vcpu, MF_VECTOR);
 }
 
@@ -322,30 +332,23 @@ static unsigned int env_size(const struct uop *u)
 static void env_store(const struct kvm_vcpu *vcpu, const struct uop *u, u8 *buf)
 {
 	const struct fpu_state *f = &vcpu->fpu;
-	u32 w[7] = {f->fcw, f->fsw, tag_word(f), (u32)f->fip, (u32)f->fop << 16, (u32)f->fdp, 0};
+	u32 w[7] = {f->fcw, f->fsw, tag_word(f), (u32)f->fip, f->fcs, (u32)f->fdp, f->fds};
+	bool real = env_is_real(vcpu), wide = u->osize != SIZE_16;
 
-	if (env_is_real(vcpu)) {
+	if (real) {
 		w[4] = f->fop | (u32)(f->fip >> 16) << 12;
 		w[6] = (u32)(f->fdp >> 16) << 12;
-	}
-	if (u->osize == SIZE_16) {
-		if (!env_is_real(vcpu))
-			w[4] = 0;
-		for (int i = 0; i < 7; i++)
-			memcpy(buf + 2 * i, &w[i], 2);
-		return;
-	}
-	if (env_is_real(vcpu)) {
-		w[3] = (u16)w[3];
-		w[5] = (u16)w[5];
+	} else if (wide) {
+		w[4] |= (u32)f->fop << 16;
+		w[6] |= 0xffff0000u;
 	}
 	for (int i = 0; i < 7; i++) {
-		if (i < 3 || i == 6)
+		if (wide && i < 3)
 			w[i] |= 0xffff0000u;
-		memcpy(buf + 4 * i, &w[i], 4);
+		if (wide && real && (i == 3 || i == 5))
+			w[i] |= 0xffff0000u;
+		memcpy(buf + (wide ? 4 : 2) * i, &w[i], wide ? 4 : 2);
 	}
-	if (env_is_real(vcpu))
-		memcpy(buf + 24, (u32[]){(u32)(f->fdp >> 16) << 12}, 4);
 }
 
 /* All but st[]. */
@@ -362,11 +365,14 @@ static void env_load(struct kvm_vcpu *vcpu, const struct uop *u, const u8 *buf)
 	f->ftw = tag_abridge((u16)w[2]);
 	f->fip = w[3];
 	f->fdp = w[5];
+	f->fcs = (u16)w[4];
+	f->fds = (u16)w[6];
 	f->fop = (width == 4 ? w[4] >> 16 : 0) & 0x7ff;
 	if (env_is_real(vcpu)) {
 		f->fip = (w[3] & 0xffff) | (w[4] & (width == 4 ? 0x0ffff000 : 0xf000)) << 4;
 		f->fdp = (w[5] & 0xffff) | (w[6] & (width == 4 ? 0x0ffff000 : 0xf000)) << 4;
 		f->fop = w[4] & 0x7ff;
+		f->fcs = f->fds = 0;
 	}
 	x87_update_summary(f);
 }

@@ -24,7 +24,8 @@ u64 uop_linear_full(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int siz
 		return ea;
 	if (u->mode64)
 		return u->seg >= SEG_FS ? ea + vcpu->ctl.seg[u->seg].base : ea;
-	if (vcpu->mode & MODE_FLAT && u->seg < SEG_FS && ea + size <= 1ULL << 32)
+	if (vcpu->mode & MODE_FLAT && u->seg < SEG_FS && ea + size <= 1ULL << 32 &&
+	    (u->seg != SEG_CS || access == ACCESS_READ))
 		return ea;
 	return seg_linear(vcpu, u->seg, ea, size, access);
 }

@@ -342,7 +342,7 @@ OP(xgetbv)
 	if (!(vcpu->ctl.cr4 & X86_CR4_OSXSAVE))
 		raise_ud(vcpu);
 	if ((u32)vcpu->ctl.gpr[RCX] == 1)
-		value &= vcpu->fpu.xstate_bv;
+		value &= native_state_in_use(&vcpu->fpu);
 	else if ((u32)vcpu->ctl.gpr[RCX])
 		raise_gp(vcpu, 0);
 	vcpu->ctl.gpr[RAX] = (u32)value;

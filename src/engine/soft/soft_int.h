@@ -95,9 +95,9 @@ struct fpu_state {
 	u16 fcw, fsw;
 	u8 ftw; /* abridged: bit per physical register, 1 = not empty */
 	u16 fop;
-	u64 fip, fdp; /* 64-bit form; FCS and FDS in the high halves for 32-bit forms */
+	u64 fip, fdp; /* 64-bit form */
+	u16 fcs, fds; /* their selectors, which 64-bit images do not hold */
 	u32 mxcsr;
-	u64 xstate_bv; /* XINUSE as XSAVE would report it */
 };
 
 /* The vCPU control block: what a VMCS or VMCB is to hardware. Shown by --trace and the debugger. */

@@ -46,7 +46,6 @@ void set_fpu(struct kvm_vcpu *vcpu, const struct kvm_fpu *fpu)
 		memcpy(s->ymm[i], fpu->xmm[i], 16);
 	/* A reserved bit would raise #GP in the host when the value is loaded. */
 	s->mxcsr = fpu->mxcsr & MXCSR_VALID;
-	s->xstate_bv |= XSTATE_X87 | XSTATE_SSE;
 }
 
 void get_xsave(struct kvm_vcpu *vcpu, struct kvm_xsave *xsave)

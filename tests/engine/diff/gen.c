@@ -333,7 +333,7 @@ static void put_le(struct emitter *e, u64 v, unsigned int n)
  * i byte, I operand-size immediate, v immediate of the full size, w word, e word and byte, o
  * offset, j short branch, J near branch, t u group 3, ! never generated.
  */
-static const char map1[] = "mmmmiI.!mmmmiI.!mmmmiI.!mmmmiI.!"  /* 00 */
+static const char map1[] = "mmmmiI!!mmmmiI!!mmmmiI!!mmmmiI!!"  /* 00 */
 			   "mmmmiI!.mmmmiI!.mmmmiI!.mmmmiI!."  /* 20 */
 			   "................................"  /* 40 */
 			   "..!m!!!!IzibJ...jjjjjjjjjjjjjjjj"  /* 60 */
@@ -468,6 +468,38 @@ static bool has_opsize(const struct emitter *e, unsigned int from)
 	return false;
 }
 
+static bool is_near_branch(const u8 *op, unsigned int len)
+{
+	if (len == 2)
+		return op[0] == 0x0f && (op[1] & 0xf0) == 0x80;
+	return len == 1 && ((op[0] & 0xf0) == 0x70 || (op[0] & 0xfe) == 0xc2 ||
+			    (op[0] >= 0xe0 && op[0] <= 0xe3) || op[0] == 0xe8 || op[0] == 0xe9 ||
+			    op[0] == 0xeb || op[0] == 0xff);
+}
+
+/*
+ * Instructions that leave flags undefined, which would be told apart later. MUL and IMUL define CF
+ * and OF: these go into registers; then CMP AL, AL defines all.
+ */
+static bool leaves_flags_undefined(const u8 *op, unsigned int len, int digit)
+{
+	static const u8 list[] = {0x27, 0x2f, 0x37, 0x3f, 0x69, 0x6b, 0xd4, 0xd5};
+
+	if (len == 2)
+		return op[0] == 0x0f && op[1] == 0xaf;
+	return len == 1 &&
+	       (memchr(list, op[0], sizeof(list)) || ((op[0] & 0xfe) == 0xf6 && digit >= 4));
+}
+
+static void define_flags(struct emitter *e, bool product)
+{
+	if (product) {
+		put_le(e, 0xc0920f, 3); /* setb al */
+		put_le(e, 0xc1900f, 3); /* seto cl */
+	}
+	put_le(e, 0xc038, 2);
+}
+
 /* opcode (already with its escape bytes) and what follows it */
 static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, char form,
 			unsigned int map)
@@ -476,6 +508,7 @@ static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, ch
 	u8 last = op[op_len - 1];
 	struct modrm m = {.len = 0};
 	int digit = -1;
+	bool mem_only;
 
 	if (form == 't' || form == 'u')
 		digit = (int)below(e->r, 8);
@@ -488,13 +521,19 @@ static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, ch
 	}
 	if (map == 1 && last == 0x8c)
 		digit = (int)below(e->r, 4);
+	/* a failing CMPXCHG of a 32-bit register clears its upper half or not */
+	mem_only = op_len == 2 && last == 0xb1 && !e->code32;
 	if (strchr("mbztuc", form))
-		modrm_make(e, &m, digit, form == 'c' && !one_in(e->r, 8));
+		modrm_make(e, &m, digit, mem_only || (form == 'c' && !one_in(e->r, 8)));
 	prefixes(e, map,
 		 m.is_mem &&
 			 (map == 1 ? last < 0x34 || last >= 0x80 : last >= 0xa0 && last < 0xc8));
+	if (!e->code32 && is_near_branch(op, op_len)) /* 66 is AMD's or Intel's there */
+		e->len = from;
 	z = has_opsize(e, from) ? 2 : 4;
 	rex(e, m.len ? m.rex : (u8)(rnd(e->r) & 9 & -(u8)one_in(e->r, 2)));
+	if (e->len > from && !e->code32 && (e->p[e->len - 1] & 0xf8) == 0x48)
+		z = 4;
 	for (unsigned int i = 0; i < op_len; i++)
 		put(e, op[i]);
 	modrm_put(e, &m);
@@ -535,6 +574,8 @@ static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, ch
 			immediate(e, z);
 		break;
 	}
+	if (leaves_flags_undefined(op, op_len, digit))
+		define_flags(e, op_len == 2 || last == 0x69 || last == 0x6b || last >= 0xf6);
 }
 
 static void gen_map1(struct emitter *e)
@@ -590,11 +631,14 @@ static void gen_map0f(struct emitter *e)
 {
 	u8 op[2] = {0x0f, (u8)rnd(e->r)};
 
+	if (op[1] == 0x2b) /* AMD's MOVNTSS and MOVNTSD: by its row alone */
+		return;
+
 	if (map0f[op[1]] == 'f' && one_in(e->r, 4))
 		insn_xsave(e);
 	else if (map0f[op[1]] == 'f')
 		insn_fence_group(e);
-	else if (map0f[op[1]] != '!')
+	else if (map0f[op[1]] != '!' && !(e->code32 && (op[1] & 0xf7) == 0xa0))
 		insn_legacy(e, op, 2, map0f[op[1]], 2);
 }
 
@@ -758,7 +802,8 @@ static void put_vex_of_row(struct emitter *e, const struct native_desc *d, u8 re
 	put(e, (u8)(w << 7 | (~vvvv & 15) << 3 | l << 2 | d->pfx));
 }
 
-/* A vector instruction that exists, by softkvm's own table: so that most of them do something. */
+/* A vector instruction that exists, by
+ * softkvm's own table: so that most of them do something. */
 static void gen_row(struct emitter *e)
 {
 	static const u8 prefix[] = {0, 0x66, 0xf3, 0xf2};

@@ -100,6 +100,7 @@ static void tables(void)
 	      0x67 | (tss & 0xffffff) << 16 | 0x8bull << 40 | (tss >> 24 & 0xff) << 56);
 	put64(GDT + TSS_SEL + 8, tss >> 32);
 	put64(TSS + 4, HIGH + STACK_TOP);
+	put64(TSS + 0x60, 0x68ull << 48); /* no I/O permission map */
 	for (unsigned int v = 0; v < 32; v++) {
 		u64 h = HIGH + HANDLERS + 16 * v, dpl = v == 3 || v == 4 ? 3 : 0;
 

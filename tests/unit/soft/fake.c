@@ -162,3 +162,8 @@ void fake_free(void)
 	free(fake->cpu);
 	free(fake);
 }
+
+u64 uop_ea_full(const struct kvm_vcpu *vcpu, const struct uop *u)
+{
+	return 0;
+}
