@@ -32,6 +32,15 @@ void native_denied_avx(struct kvm_vcpu *vcpu)
 /* Leave this operation to another one that does more. */
 #define uop_again(fn, vcpu, u) UOP_TAIL return fn(vcpu, u)
 
+void native_check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
+{
+	unsigned int natural = size == 10 ? 8 : size;
+
+	if (unlikely(vcpu_mmu(vcpu)->align_check) && linear & (natural - 1) &&
+	    (s64)(linear << 16) >> 16 == (s64)linear) /* else #GP, #SS */
+		raise_exception_error(vcpu, AC_VECTOR, 0);
+}
+
 /* ---- operands ---- */
 
 static void *operand_ptr(struct kvm_vcpu *vcpu, u8 kind, u8 field)
@@ -68,6 +77,7 @@ struct bounce {
 static void *operand_bounce(struct kvm_vcpu *vcpu, const struct native_insn *n, u64 linear,
 			    struct bounce *b)
 {
+	native_check_alignment(vcpu, linear, n->size);
 	b->linear = linear;
 	b->store = n->store;
 	if (n->store)
@@ -284,7 +294,7 @@ static bool vex_ok(const struct kvm_vcpu *vcpu, const struct native_desc *d,
 static void form_fill(struct native_form *f, const struct insn *insn, const struct uop *u)
 {
 	u32 flags = f->desc->flags;
-	bool gpr = f->desc->rm == GR || f->desc->rm == GW || f->desc->reg == GW;
+	bool gpr = f->desc->rm == GR || f->desc->rm == GW || f->desc->reg == GW || (flags & N_ESTR);
 
 	f->l = f->vex && insn->vexl && !(flags & N_LIG);
 	if (flags & N_WSEL)

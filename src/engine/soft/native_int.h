@@ -73,6 +73,9 @@ bool native_host_has(const struct kvm_vcpu *vcpu, enum native_feature f);
 _Noreturn void native_denied_sse(struct kvm_vcpu *vcpu);
 _Noreturn void native_denied_avx(struct kvm_vcpu *vcpu);
 
+/* EFLAGS.AC, for an operand that is not used in place: #AC. */
+void native_check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
+
 static inline void check_sse(struct kvm_vcpu *vcpu)
 {
 	if (unlikely((vcpu->ctl.cr0 & (CR0_EM | CR0_TS)) | (~vcpu->ctl.cr4 & CR4_OSFXSR)))

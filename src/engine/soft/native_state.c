@@ -130,13 +130,21 @@ static void check_fx(struct kvm_vcpu *vcpu)
 		raise_exception(vcpu, NM_VECTOR);
 }
 
+/* #GP; but a stack segment's #SS comes first, which 64-bit mode has not looked for yet. */
+static _Noreturn void area_misaligned(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int size)
+{
+	if (u->mode64)
+		seg_linear(vcpu, u->seg, uop_ea(vcpu, u), size, ACCESS_READ);
+	raise_gp(vcpu, 0);
+}
+
 static u64 area_linear(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int size,
 		       unsigned int align, enum access access)
 {
 	u64 linear = uop_linear(vcpu, u, size, access);
 
 	if (linear & (align - 1))
-		raise_gp(vcpu, 0);
+		area_misaligned(vcpu, u, size);
 	return linear;
 }
 

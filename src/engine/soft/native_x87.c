@@ -197,6 +197,7 @@ static const struct uop *x87_mem(struct kvm_vcpu *vcpu, const struct uop *u)
 	if (p) {
 		x87_run(vcpu, n, p);
 	} else {
+		native_check_alignment(vcpu, linear, n->size);
 		if (n->store)
 			mem_probe_write(vcpu, linear, n->size);
 		mem_read_bytes(vcpu, linear, data, n->size);

@@ -219,12 +219,23 @@ LOOP(jcxz, !(vcpu->ctl.gpr[RCX] & size_mask(u->asize)))
 
 /* ---- CALL, RET, indirect ---- */
 
+/* A fault of the push comes before that of the target. */
+static u64 check_call_target(struct kvm_vcpu *vcpu, const struct uop *u, u64 rip)
+{
+	unsigned int size = 1u << u->osize;
+	u64 sp = vcpu->ctl.gpr[RSP] - size;
+
+	if (u->mode64 && unlikely((s64)(rip << 16) >> 16 != (s64)rip))
+		mem_probe_write(vcpu, stack_slot(vcpu, sp, size, ACCESS_WRITE), size);
+	return check_target(vcpu, u, rip);
+}
+
 static COLD const struct uop *call_slow(UOP_ARGS)
 {
 	u64 target;
 
 	vcpu->uop = u;
-	target = check_target(vcpu, u, vcpu->ctl.rip + u->imm);
+	target = check_call_target(vcpu, u, vcpu->ctl.rip + u->imm);
 	push_value(vcpu, uop_next_rip(vcpu, u), 1u << u->osize);
 	return uop_leave(vcpu, u, target);
 }
@@ -301,7 +312,7 @@ OP_BRANCH(jmp_rm)
 
 OP_BRANCH(call_rm)
 {
-	u64 target = check_target(vcpu, u, uop_read_rm(vcpu, u));
+	u64 target = check_call_target(vcpu, u, uop_read_rm(vcpu, u));
 
 	push_value(vcpu, uop_next_rip(vcpu, u), 1u << u->osize);
 	return target;

@@ -280,8 +280,6 @@ OP(arpl)
 	u16 dst, src = REG16(u->reg);
 
 	need_protected(vcpu);
-	if (u->mem)
-		mem_probe_write(vcpu, uop_linear(vcpu, u, 2, ACCESS_WRITE), 2);
 	dst = (u16)uop_read_rm_sized(vcpu, u, SIZE_16);
 	if ((dst & 3) < (src & 3))
 		uop_write_rm_sized(vcpu, u, SIZE_16, (dst & ~3u) | (src & 3));

@@ -106,7 +106,8 @@ static int push_i_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct u
 
 const struct operation oper_push_imm = {.name = "push", .any = push_i, .build = push_i_build};
 
-/* PUSH Sreg: with a 32-bit operand the processors write 16 bits and leave the rest of the slot. */
+/* PUSH Sreg: with a 32-bit operand some processors write 16 bits and leave the rest of the slot,
+ * others zero-extend (SDM vol. 2, PUSH). */
 static const struct uop *push_sreg(UOP_ARGS)
 {
 	unsigned int size = 1u << u->osize;
@@ -114,7 +115,7 @@ static const struct uop *push_sreg(UOP_ARGS)
 
 	vcpu->uop = u;
 	linear = stack_slot(vcpu, sp, size, ACCESS_WRITE);
-	mem_write(vcpu, linear, u->osize == SIZE_32 ? 2 : size, vcpu->ctl.seg[u->imm].selector);
+	mem_write(vcpu, linear, size, vcpu->ctl.seg[u->imm].selector);
 	set_stack_pointer(vcpu, sp);
 	return u + 1;
 }

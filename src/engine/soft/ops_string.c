@@ -113,16 +113,15 @@ static void host_stos(void *dst, u64 value, u64 count, unsigned int osize)
 
 static u64 movs_span(struct kvm_vcpu *vcpu, const struct uop *u, u64 count)
 {
-	u64 from = source(vcpu, u), to = destination(vcpu, u, ACCESS_WRITE);
-	u64 from_len = count << u->osize, to_len = from_len, n;
+	u64 from_len = count << u->osize, to_len, n;
 	const void *src;
 	void *dst;
 
-	src = mem_span(vcpu, from, &from_len, ACCESS_READ);
+	src = mem_span(vcpu, source(vcpu, u), &from_len, ACCESS_READ);
 	if (!src)
 		return 0;
 	to_len = from_len;
-	dst = mem_span(vcpu, to, &to_len, ACCESS_WRITE);
+	dst = mem_span(vcpu, destination(vcpu, u, ACCESS_WRITE), &to_len, ACCESS_WRITE);
 	if (!dst)
 		return 0;
 	n = min(from_len, to_len) >> u->osize;

@@ -24,7 +24,7 @@ static bool in_limit(const struct segment *s, u64 offset, unsigned int size)
 
 	if (!(s->type & TYPE_CODE) && (s->type & TYPE_DOWN) && s->s)
 		return offset > s->limit && last <= (s->db ? 0xffffffff : 0xffff);
-	return last <= s->limit || s->limit == 0xffffffff;
+	return last <= s->limit;
 }
 
 static bool type_allows(const struct segment *s, enum access access)

@@ -307,8 +307,15 @@ void gen_state(struct diff_case *c, u64 seed, bool code32)
 
 /* ---- instructions ---- */
 
+/* A displacement of a branch, to be made to point to an instruction when all are there. */
+struct fixup {
+	unsigned int at, size;
+};
+
 struct emitter {
 	struct rng *r;
+	struct fixup fixup[GEN_MAX_INSNS];
+	unsigned int fixups;
 	bool code32;
 	u8 *p;
 	unsigned int len, max;
@@ -357,6 +364,13 @@ static const char map0f[] = "!!!!.!.!......mb"
 			    "mmmmmmmmmmmmmmmm" /* C0 */
 			    "mmmmmmmmmmmmmmmm"
 			    "mmmmmmmmmmmmmmmm"; /* E0 */
+
+static void put_branch(struct emitter *e, unsigned int size)
+{
+	if (e->fixups < GEN_MAX_INSNS && !one_in(e->r, 64))
+		e->fixup[e->fixups++] = (struct fixup){e->len, size};
+	put_le(e, 0, size);
+}
 
 static s32 displacement(struct rng *r)
 {
@@ -528,7 +542,8 @@ static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, ch
 	prefixes(e, map,
 		 m.is_mem &&
 			 (map == 1 ? last < 0x34 || last >= 0x80 : last >= 0xa0 && last < 0xc8));
-	if (!e->code32 && is_near_branch(op, op_len)) /* 66 is AMD's or Intel's there */
+	/* 66 on a branch in 64-bit mode is ignored or not; F2 and F3 on LOOP too */
+	if (is_near_branch(op, op_len) && (!e->code32 || form == 'j'))
 		e->len = from;
 	z = has_opsize(e, from) ? 2 : 4;
 	rex(e, m.len ? m.rex : (u8)(rnd(e->r) & 9 & -(u8)one_in(e->r, 2)));
@@ -560,10 +575,10 @@ static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, ch
 		put_le(e, DATA_BASE + below(e->r, DATA_SIZE + 8), e->code32 ? 4 : 8);
 		break;
 	case 'j':
-		put(e, (u8)below(e->r, 12));
+		put_branch(e, 1);
 		break;
 	case 'J':
-		put_le(e, below(e->r, 12), e->code32 ? z : 4);
+		put_branch(e, e->code32 ? z : 4);
 		break;
 	case 't':
 		if (digit < 2)
@@ -589,6 +604,8 @@ static void gen_map1(struct emitter *e)
 	insn_legacy(e, &op, 1, map1[op], 1);
 }
 
+/* FXSAVE and XSAVE are first in a case: some processors save no x87 pointers without an exception.
+ */
 static void insn_fence_group(struct emitter *e)
 {
 	static const u8 digits[] = {0, 1, 2, 2, 3, 3, 7};
@@ -607,6 +624,8 @@ static void insn_fence_group(struct emitter *e)
 		return;
 	}
 	modrm_make(e, &m, digits[below(e->r, ARRAY_SIZE(digits))], true);
+	if (e->len && (m.b[0] & 0x38) < 0x10)
+		return;
 	rex(e, m.rex);
 	put_le(e, 0xae0f, 2);
 	modrm_put(e, &m);
@@ -631,10 +650,11 @@ static void gen_map0f(struct emitter *e)
 {
 	u8 op[2] = {0x0f, (u8)rnd(e->r)};
 
-	if (op[1] == 0x2b) /* AMD's MOVNTSS and MOVNTSD: by its row alone */
+	/* 2B: AMD's MOVNTSS and MOVNTSD; 20 to 23: AMD's LOCK MOV CR0 */
+	if (op[1] == 0x2b || (op[1] >= 0x20 && op[1] <= 0x23))
 		return;
 
-	if (map0f[op[1]] == 'f' && one_in(e->r, 4))
+	if (map0f[op[1]] == 'f' && e->len == 0 && one_in(e->r, 2))
 		insn_xsave(e);
 	else if (map0f[op[1]] == 'f')
 		insn_fence_group(e);
@@ -852,6 +872,21 @@ bool gen_is_code32(u64 seed)
 	return one_in(&r, 5);
 }
 
+/* Each branch goes to one of the next few instructions, or to the INT3 after the last. */
+static void fix_branches(struct emitter *e, const struct gen_insns *insns)
+{
+	for (unsigned int f = 0; f < e->fixups; f++) {
+		unsigned int end = e->fixup[f].at + e->fixup[f].size, i = 0, disp;
+
+		while (i < insns->n && insns->off[i] < end)
+			i++;
+		i = min(i + below(e->r, 4), insns->n);
+		disp = insns->off[i] - end;
+		for (unsigned int b = 0; b < e->fixup[f].size && end <= e->max; b++)
+			e->p[e->fixup[f].at + b] = (u8)(disp >> (8 * b));
+	}
+}
+
 void gen_code(struct diff_case *c, u64 seed, struct gen_insns *insns)
 {
 	struct rng r = {~seed};
@@ -869,5 +904,6 @@ void gen_code(struct diff_case *c, u64 seed, struct gen_insns *insns)
 			break;
 	}
 	insns->off[insns->n] = e.len;
+	fix_branches(&e, insns);
 	c->code_len = e.len;
 }

@@ -149,6 +149,7 @@ void fake_new(void)
 	v->ctl.rflags = 2;
 	for (int i = SEG_ES; i <= SEG_GS; i++)
 		flat_segment(&v->ctl.seg[i], i == SEG_CS ? 11 : 3, i == SEG_CS);
+	v->uop = &uop_between;
 	fake->kvm.vcpus[0] = v;
 	fake->kvm.nr_vcpus = 1;
 	fake_add_slot(0, FAKE_RAM_SIZE, fake->ram, 0);
