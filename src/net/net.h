@@ -140,7 +140,7 @@ void net_set_client(struct net *net, const struct net_client *client);
 const char *net_name(const struct net *net);
 /* Queue pairs that the back end offers: 1 to NET_MAX_PAIRS. */
 unsigned int net_pairs(const struct net *net);
-/* Use pairs 0 to n - 1 for receiving from now on. Thread of net_loop(net, 0). */
+/* Use pairs 0 to n - 1 for receiving from now on. Any thread. */
 void net_set_pairs(struct net *net, unsigned int n);
 /* Whose thread calls the client for this pair: where a front end with queues watches them too. */
 struct loop *net_loop(const struct net *net, unsigned int pair);

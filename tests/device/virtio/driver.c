@@ -43,6 +43,16 @@ const struct driver_mode driver_modes[] = {
 };
 const size_t driver_mode_count = ARRAY_SIZE(driver_modes);
 
+static bool is_mmio(const struct driver *d)
+{
+	return d->mode->transport == DRIVER_MMIO;
+}
+
+static bool is_legacy(const struct driver *d)
+{
+	return d->mode->transport == DRIVER_LEGACY;
+}
+
 /* ---- finding the device ---- */
 
 static u64 bar_base(struct driver *d, u8 bar)
@@ -121,17 +131,34 @@ static void open_mmio(struct driver *d, const struct virtio_class *class, const 
 	d->config = MMIO_BASE + VIRTIO_MMIO_CONFIG;
 }
 
-void driver_open(struct driver *d, const struct driver_mode *mode, const struct virtio_class *class,
-		 const void *config)
+void driver_open_bus(struct driver *d, const struct driver_mode *mode)
 {
 	memset(d, 0, sizeof(*d));
 	d->mode = mode;
 	d->h = harness_new(RAM_SIZE);
 	d->next_page = 0x10000;
-	if (mode->transport == DRIVER_MMIO)
+}
+
+void driver_open_device(struct driver *d, const struct virtio_class *class, const void *config)
+{
+	if (is_mmio(d))
 		open_mmio(d, class, config);
 	else
 		open_pci(d, class, config);
+}
+
+void driver_open(struct driver *d, const struct driver_mode *mode, const struct virtio_class *class,
+		 const void *config)
+{
+	driver_open_bus(d, mode);
+	driver_open_device(d, class, config);
+}
+
+void driver_close_devices(struct driver *d)
+{
+	bus_lock(d->h->bus);
+	devices_free(d->h->bus);
+	bus_unlock(d->h->bus);
 }
 
 void driver_close(struct driver *d)
@@ -163,16 +190,6 @@ static u64 get(struct driver *d, u32 offset, unsigned int size)
 static void put(struct driver *d, u32 offset, unsigned int size, u64 value)
 {
 	harness_write(d->h, d->common + offset, size, value);
-}
-
-static bool is_mmio(const struct driver *d)
-{
-	return d->mode->transport == DRIVER_MMIO;
-}
-
-static bool is_legacy(const struct driver *d)
-{
-	return d->mode->transport == DRIVER_LEGACY;
 }
 
 u8 driver_status(struct driver *d)

@@ -60,6 +60,10 @@ struct driver {
  * yet. */
 void driver_open(struct driver *d, const struct driver_mode *mode, const struct virtio_class *class,
 		 const void *config);
+/* The same in two steps, for back ends that need the loop; and the other way round. */
+void driver_open_bus(struct driver *d, const struct driver_mode *mode);
+void driver_open_device(struct driver *d, const struct virtio_class *class, const void *config);
+void driver_close_devices(struct driver *d);
 void driver_close(struct driver *d);
 
 /* RAM that nothing else uses, zeroed, aligned to `align` (a power of two). */
