@@ -133,6 +133,17 @@ void kvm_pit_acked_locked(struct kvm *kvm)
 	pulse_locked(kvm);
 }
 
+/* The tick that was waited for may have gone where nobody looks: start afresh. */
+void kvm_pit_unmasked_locked(struct kvm *kvm)
+{
+	struct kvm_pit *pit = kvm->arch->pit;
+
+	if (!pit)
+		return;
+	pit->acked = true;
+	pit->pending = 0;
+}
+
 /* Helper thread. */
 static void fired(struct kvm_timer *timer)
 {

@@ -103,10 +103,10 @@ int kvm_pic_set_irq_locked(struct kvm *kvm, u32 pin, enum irq_source source, int
 		pic->sources[pin] &= (u8)~holder;
 	set_pin(s, pin % 8, pic->sources[pin] != 0);
 	update_output(kvm);
+	if (s->imr >> pin % 8 & 1)
+		return -1;
 	/* A rise that changed nothing was merged with one that waits. */
-	if (level && before == s->irr && (before >> pin % 8 & 1))
-		return 0;
-	return s->imr >> pin % 8 & 1 ? -1 : 1;
+	return !(level && before == s->irr && (before >> pin % 8 & 1));
 }
 
 bool kvm_pic_output(struct kvm *kvm)
@@ -235,11 +235,24 @@ static void write_command(struct kvm *kvm, u32 which, u8 val)
 		rotate_eoi(kvm, which, val >> 5, val & 7);
 }
 
-static void write_data(struct kvm_pic_state *s, u8 val)
+static void write_mask(struct kvm *kvm, u32 which, u8 val)
 {
+	struct kvm_pic_state *s = &kvm->arch->pic->chip[which];
+	u8 opened = s->imr & (u8)~val;
+
+	s->imr = val;
+	for (u32 pin = 0; pin < 8; pin++)
+		if (opened >> pin & 1)
+			kvm_notify_unmasked_locked(kvm, which, pin);
+}
+
+static void write_data(struct kvm *kvm, u32 which, u8 val)
+{
+	struct kvm_pic_state *s = &kvm->arch->pic->chip[which];
+
 	switch (s->init_state) {
 	case 0:
-		s->imr = val;
+		write_mask(kvm, which, val);
 		break;
 	case 1:
 		s->irq_base = val & 0xf8;
@@ -291,7 +304,7 @@ static void write_port(struct kvm *kvm, u64 port, u8 val)
 	if ((port & ~1ULL) == 0x4d0)
 		pic->chip[port & 1].elcr = val & pic->chip[port & 1].elcr_mask;
 	else if (port & 1)
-		write_data(&pic->chip[which], val);
+		write_data(kvm, which, val);
 	else
 		write_command(kvm, which, val);
 }

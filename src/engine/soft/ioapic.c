@@ -149,6 +149,7 @@ static void write_entry(struct kvm *kvm, u32 pin, bool high, u32 val)
 {
 	struct kvm_ioapic *ioapic = kvm->arch->ioapic;
 	__u64 *entry = &ioapic->state.redirtbl[pin].bits;
+	bool was_masked = *entry & ENTRY_MASKED;
 
 	if (high) {
 		*entry = (*entry & 0xffffffff) | (u64)val << 32;
@@ -161,6 +162,8 @@ static void write_entry(struct kvm *kvm, u32 pin, bool high, u32 val)
 			*entry &= ~ENTRY_REMOTE_IRR;
 		collect_vectors(ioapic);
 	}
+	if (was_masked && !(*entry & ENTRY_MASKED))
+		kvm_notify_unmasked_locked(kvm, KVM_IRQCHIP_IOAPIC, pin);
 	if ((*entry & ENTRY_LEVEL) && !(*entry & (ENTRY_MASKED | ENTRY_REMOTE_IRR)) &&
 	    (ioapic->state.irr & 1u << pin))
 		service(kvm, pin);

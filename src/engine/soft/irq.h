@@ -43,6 +43,8 @@ int kvm_set_irq(struct kvm *kvm, enum irq_source source, u32 gsi, int level);
 int kvm_set_irq_locked(struct kvm *kvm, enum irq_source source, u32 gsi, int level);
 /* A chip's pin was acknowledged (EOI): resample irqfds and the PIT hear of it. */
 void kvm_notify_acked_locked(struct kvm *kvm, u32 chip, u32 pin);
+/* A chip's pin was unmasked: what was sent before may be lost. */
+void kvm_notify_unmasked_locked(struct kvm *kvm, u32 chip, u32 pin);
 void irqfd_acked_locked(struct kvm *kvm, u32 gsi);
 
 /* PIC pair */
@@ -68,6 +70,7 @@ int kvm_create_pit(struct kvm *kvm, u32 flags);
 void kvm_pit_stop(struct kvm *kvm);
 void kvm_pit_free(struct kvm *kvm);
 void kvm_pit_acked_locked(struct kvm *kvm);
+void kvm_pit_unmasked_locked(struct kvm *kvm);
 void kvm_pit_get(struct kvm *kvm, struct kvm_pit_state2 *state);
 int kvm_pit_set(struct kvm *kvm, const struct kvm_pit_state2 *state);
 void kvm_pit_set_reinject(struct kvm *kvm, bool on);

@@ -308,10 +308,22 @@ int kvm_set_irq(struct kvm *kvm, enum irq_source source, u32 gsi, int level)
 	return rc;
 }
 
-void kvm_notify_acked_locked(struct kvm *kvm, u32 chip, u32 pin)
+static s32 gsi_of_pin(struct kvm *kvm, u32 chip, u32 pin)
 {
 	struct irq_routing *r = kvm->arch->routing;
-	s32 gsi = r && chip < NR_CHIPS && pin < KVM_IOAPIC_PINS ? r->chip_gsi[chip][pin] : -1;
+
+	return r && chip < NR_CHIPS && pin < KVM_IOAPIC_PINS ? r->chip_gsi[chip][pin] : -1;
+}
+
+void kvm_notify_unmasked_locked(struct kvm *kvm, u32 chip, u32 pin)
+{
+	if (gsi_of_pin(kvm, chip, pin) == 0)
+		kvm_pit_unmasked_locked(kvm);
+}
+
+void kvm_notify_acked_locked(struct kvm *kvm, u32 chip, u32 pin)
+{
+	s32 gsi = gsi_of_pin(kvm, chip, pin);
 
 	if (gsi < 0)
 		return;
