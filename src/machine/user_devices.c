@@ -1,5 +1,5 @@
 /*
- * Devices that the user asked for: one line of options.def a kind; each builder makes the back end
+ * Devices that the user asked for: one line of user_devices.def a kind; each builder makes the back end
  * and the device from the option's text.
  */
 #include <errno.h>
@@ -7,11 +7,6 @@
 
 #include "machine/machine_int.h"
 #include "machine/user_devices.h"
-
-#define USER_DEVICE(kind, builder)                                                                 \
-	int builder(struct machine *machine, const char *spec, struct err *err);
-#include "machine/user_devices.def"
-#undef USER_DEVICE
 
 static const struct {
 	const char *kind;

@@ -3,11 +3,26 @@
 #define MACHINE_USER_DEVICES_H
 
 #include "base/err.h"
+#include "base/types.h"
 
 struct machine;
+struct device;
+struct virtio_class;
 
 /* Release object when the machine is freed, after its devices: back ends, chardevs. Last in,
  * first out. -ENOSPC: then it is still the caller's. */
 int board_own(struct machine *machine, void (*release)(void *object), void *object);
+
+/* A virtio device on the board's transport, called stem0, stem1 ... config is the class's own; it
+ * is only read during the call. NULL with the reason. */
+struct device *board_add_virtio(struct machine *machine, const struct virtio_class *class,
+				const char *stem, const void *config, bool transitional,
+				struct err *err);
+
+/* The builders. */
+#define USER_DEVICE(kind, builder)                                                                 \
+	int builder(struct machine *machine, const char *spec, struct err *err);
+#include "machine/user_devices.def"
+#undef USER_DEVICE
 
 #endif

@@ -1,0 +1,101 @@
+/* --disk: an image under a disk controller. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/opt.h"
+#include "block/block.h"
+#include "bus/device.h"
+#include "machine/machine_int.h"
+#include "machine/user_devices.h"
+#include "virtio/blk.h"
+
+extern const struct virtio_class virtio_blk;
+
+struct disk {
+	struct block_options image;
+	u64 queues, queue_size;
+	char *serial;
+	bool legacy;
+};
+
+static const struct opt disk_table[] = {
+	BLOCK_OPTIONS(struct disk, image.),
+	{.name = "queues",
+	 .type = OPT_U64,
+	 .offset = offsetof(struct disk, queues),
+	 .arg = "N",
+	 .min = 1,
+	 .max = 32,
+	 .help = "virtqueues, each with a thread (one)"},
+	{.name = "queue-size",
+	 .type = OPT_U64,
+	 .offset = offsetof(struct disk, queue_size),
+	 .arg = "N",
+	 .min = 4,
+	 .max = 1024,
+	 .help = "requests a queue holds, a power of two (256)"},
+	{.name = "serial",
+	 .type = OPT_STRING,
+	 .offset = offsetof(struct disk, serial),
+	 .arg = "TEXT",
+	 .help = "serial number, 20 bytes"},
+	{.name = "transitional",
+	 .type = OPT_BOOL,
+	 .offset = offsetof(struct disk, legacy),
+	 .help = "offer the registers from before virtio 1.0 too"},
+	OPT_END,
+};
+
+static void release_block(void *object)
+{
+	if (block_close(object))
+		log_error("a disk image could not be written back");
+}
+
+static int open_image(struct machine *m, const struct disk *d, struct block **out, struct err *err)
+{
+	struct block_info info;
+	int rc = block_open(out, &d->image, err);
+
+	if (rc)
+		return rc;
+	rc = board_own(m, release_block, *out);
+	if (rc) {
+		block_close(*out);
+		return err_set(err, -rc, "too many devices");
+	}
+	block_get_info(*out, &info);
+	if (info.probed && !strcmp(info.format, "raw") && !info.readonly)
+		log_warn("%s: no format was given and it looks raw; writes that would make it look "
+			 "like another format are refused (say format=raw)",
+			 d->image.file);
+	return 0;
+}
+
+int build_disk(struct machine *m, const char *spec, struct err *err)
+{
+	struct disk d = {{0}};
+	struct block *block;
+	int rc = opt_defaults(disk_table, &d, err);
+
+	if (!rc)
+		rc = opt_parse_list(disk_table, &d, spec, "file", err);
+	if (!rc && !d.image.file)
+		rc = err_set(err, EINVAL, "no file is named");
+	if (!rc)
+		rc = open_image(m, &d, &block, err);
+	if (!rc) {
+		struct virtio_blk_options options = {
+			.block = block,
+			.queues = (unsigned int)d.queues,
+			.queue_size = (unsigned int)d.queue_size,
+			.serial = d.serial,
+		};
+
+		if (!board_add_virtio(m, &virtio_blk, "disk", &options, d.legacy, err))
+			rc = -EIO;
+	}
+	opt_free(disk_table, &d);
+	return rc;
+}
