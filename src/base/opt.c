@@ -58,6 +58,7 @@ static int set_enum(const struct opt *opt, void *target, const char *value, stru
 	for (int i = 0; opt->choices[i]; i++) {
 		if (!strcmp(opt->choices[i], value)) {
 			*(int *)field_of(opt, target) = i;
+			str_free(&known);
 			return 0;
 		}
 		str_add(&known, "%s%s", i ? ", " : "", opt->choices[i]);

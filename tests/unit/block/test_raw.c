@@ -81,9 +81,9 @@ static void random_operations(void **state)
 			continue;
 		}
 		exercise(b, true, 512, false, 1);
-		new_file("random", SIZE + 3);
+		free(new_file("random", SIZE + 3));
 		exercise(open_disk(path, cache, "raw"), true, 1, true, 2);
-		new_file("random", SIZE);
+		free(new_file("random", SIZE));
 		exercise(open_disk(path, cache, "raw"), false, 512, true, 3);
 		free(path);
 	}
