@@ -71,6 +71,8 @@ struct block_class {
 	int (*snapshot_create)(struct block *block, const char *name, struct err *err);
 	int (*snapshot_apply)(struct block *block, const char *which, struct err *err);
 	int (*snapshot_delete)(struct block *block, const char *which, struct err *err);
+	int (*snapshot_view)(struct block *block, const char *which, struct err *err);
+	int (*make_empty)(struct block *block, struct err *err);
 	int (*change_backing)(struct block *block, const char *file, const char *format,
 			      struct err *err);
 	int (*measure)(const struct block_create *c, u64 data, u64 *required, u64 *full,

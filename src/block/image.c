@@ -90,6 +90,25 @@ int block_snapshot_delete(struct block *block, const char *which, struct err *er
 					 : unsupported(b, "snapshots", err);
 }
 
+int block_snapshot_view(struct block *block, const char *which, struct err *err)
+{
+	struct block *b = image_of(block);
+	int rc = b->class->snapshot_view ? b->class->snapshot_view(b, which, err)
+					 : unsupported(b, "snapshots", err);
+
+	if (!rc)
+		block->size = b->size;
+	return rc;
+}
+
+int block_make_empty(struct block *block, struct err *err)
+{
+	struct block *b = image_of(block);
+
+	return b->class->make_empty ? b->class->make_empty(b, err)
+				    : unsupported(b, "backing file", err);
+}
+
 int block_change_backing(struct block *block, const char *file, const char *format, struct err *err)
 {
 	struct block *b = image_of(block);

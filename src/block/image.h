@@ -89,6 +89,12 @@ int block_snapshot_create(struct block *block, const char *name, struct err *err
 int block_snapshot_apply(struct block *block, const char *which, struct err *err);
 int block_snapshot_delete(struct block *block, const char *which, struct err *err);
 
+/* Show the snapshot instead of the disk, of an image opened read-only, until it is closed. */
+int block_snapshot_view(struct block *block, const char *which, struct err *err);
+
+/* Forget all that the image holds, so that its backing file shows everywhere. */
+int block_make_empty(struct block *block, struct err *err);
+
 /* ---- rebase, unsafe: change the backing file's name in the image and nothing else ---- */
 int block_change_backing(struct block *block, const char *file, const char *format,
 			 struct err *err);

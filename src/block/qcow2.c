@@ -253,6 +253,8 @@ const struct block_class block_qcow2_class = {
 	.snapshot_create = qcow2_snapshot_create,
 	.snapshot_apply = qcow2_snapshot_apply,
 	.snapshot_delete = qcow2_snapshot_delete,
+	.snapshot_view = qcow2_snapshot_view,
+	.make_empty = qcow2_make_empty,
 	.change_backing = qcow2_change_backing,
 	.measure = qcow2_measure,
 };

@@ -13,6 +13,8 @@ int qcow2_snapshot_get(struct block *b, unsigned int index, struct block_snapsho
 int qcow2_snapshot_create(struct block *b, const char *name, struct err *err);
 int qcow2_snapshot_apply(struct block *b, const char *which, struct err *err);
 int qcow2_snapshot_delete(struct block *b, const char *which, struct err *err);
+int qcow2_snapshot_view(struct block *b, const char *which, struct err *err);
+int qcow2_make_empty(struct block *b, struct err *err);
 int qcow2_change_backing(struct block *b, const char *file, const char *format, struct err *err);
 int qcow2_measure(const struct block_create *c, u64 data, u64 *required, u64 *full,
 		  struct err *err);

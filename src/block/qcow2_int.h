@@ -351,6 +351,8 @@ int qcow2_settle(struct qcow2 *s);
 /* ---- qcow2_io.c ---- */
 
 int qcow2_io(struct block *b, const struct block_io *io);
+/* Flags of DISCARD between the parts of qcow2: the backing file shows again. */
+#define QCOW2_UNCOVER (1u << 16)
 void qcow2_submit(struct block *b, struct block_queue *q, struct block_req *req);
 /* Wait until nobody changes any part of it, and be the one who does. Locked (waits). */
 void qcow2_busy_enter(struct qcow2 *s, struct qcow2_busy *busy, u64 start, u64 end);

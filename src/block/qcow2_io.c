@@ -444,6 +444,12 @@ static int write_range(struct qcow2 *s, const struct block_io *io)
 
 /* ---- zeros and discards ---- */
 
+enum {
+	CLEAR_DISCARD = 1, /* only what holds space */
+	CLEAR_UNMAP = 2,   /* give space back */
+	CLEAR_UNCOVER = 4, /* the backing file shows again */
+};
+
 static int zero_buffers(struct qcow2 *s, u64 offset, u64 len)
 {
 	struct iovec iov = {.iov_base = calloc(1, min(len, MAX_STEP))};
@@ -461,15 +467,18 @@ static int zero_buffers(struct qcow2 *s, u64 offset, u64 len)
 }
 
 /* What the entry of a whole cluster becomes; false: stays. */
-static bool cleared_entry(struct qcow2 *s, u64 cluster, bool discard, bool unmap, u64 entry,
-			  u64 bitmap, u64 *new_entry, u64 *new_bitmap)
+static bool cleared_entry(struct qcow2 *s, u64 cluster, u32 how, u64 entry, u64 bitmap,
+			  u64 *new_entry, u64 *new_bitmap)
 {
 	bool backed = s->block.backing && cluster < block_size(s->block.backing);
-	bool keep = !unmap && ours(s, entry);
+	bool keep = !(how & CLEAR_UNMAP) && ours(s, entry);
+
+	backed &= !(how & CLEAR_UNCOVER);
 
 	*new_bitmap = 0;
 	*new_entry = 0;
-	if (discard && !(entry & (QCOW2_OFFSET | QCOW2_COMPRESSED | QCOW2_COPIED)))
+	if (how == (CLEAR_DISCARD | CLEAR_UNMAP) &&
+	    !(entry & (QCOW2_OFFSET | QCOW2_COMPRESSED | QCOW2_COPIED)))
 		return false; /* nothing to give back */
 	if (s->extended) {
 		*new_bitmap = MASK(63, 32);
@@ -485,7 +494,7 @@ static bool cleared_entry(struct qcow2 *s, u64 cluster, bool discard, bool unmap
 }
 
 /* Clear the entries of whole clusters. Locked, busy. */
-static int clear_entries(struct qcow2 *s, u64 start, u64 end, bool discard, bool unmap)
+static int clear_entries(struct qcow2 *s, u64 start, u64 end, u32 how)
 {
 	for (u64 c = start; c < end; c += s->cluster_size) {
 		u64 entry, bitmap, new_entry, bits;
@@ -494,7 +503,7 @@ static int clear_entries(struct qcow2 *s, u64 start, u64 end, bool discard, bool
 
 		if (rc)
 			return rc;
-		if (!cleared_entry(s, c, discard, unmap, entry, bitmap, &new_entry, &bits))
+		if (!cleared_entry(s, c, how, entry, bitmap, &new_entry, &bits))
 			continue;
 		rc = qcow2_l2_own(s, qcow2_l1_index(s, c), &tab);
 		if (!rc && !(new_entry & QCOW2_OFFSET))
@@ -506,7 +515,7 @@ static int clear_entries(struct qcow2 *s, u64 start, u64 end, bool discard, bool
 	return 0;
 }
 
-static int clear_clusters(struct qcow2 *s, u64 start, u64 end, bool discard, bool unmap)
+static int clear_clusters(struct qcow2 *s, u64 start, u64 end, u32 how)
 {
 	int rc = 0;
 
@@ -520,7 +529,7 @@ static int clear_clusters(struct qcow2 *s, u64 start, u64 end, bool discard, boo
 		rc = qcow2_begin_writing(s);
 		if (!rc) {
 			qcow2_busy_enter(s, &busy, at, upto);
-			rc = clear_entries(s, at, upto, discard, unmap);
+			rc = clear_entries(s, at, upto, how);
 			qcow2_busy_leave(s, &busy);
 		}
 		full = qcow2_cache_full(s) || s->nfrees > 65536;
@@ -571,8 +580,9 @@ static int write_zeroes(struct qcow2 *s, const struct block_io *io)
 	rc = zero_edge(s, io->offset, first);
 	/* Version 2 has no zero clusters, but unallocated ones without a backing file are. */
 	if (!rc)
-		rc = clear_clusters(s, first, last, false,
-				    s->h.version < 3 || (io->flags & BLOCK_MAY_UNMAP));
+		rc = clear_clusters(s, first, last,
+				    s->h.version < 3 || (io->flags & BLOCK_MAY_UNMAP) ? CLEAR_UNMAP
+										      : 0);
 	if (!rc && last < end)
 		rc = zero_edge(s, last, end);
 	return rc;
@@ -584,9 +594,12 @@ static int discard(struct qcow2 *s, const struct block_io *io)
 	u64 first = align_up(io->offset, s->cluster_size);
 	u64 last = end >= size ? align_up(end, s->cluster_size) : align_down(end, s->cluster_size);
 
+	if (io->flags & QCOW2_UNCOVER)
+		return clear_clusters(s, 0, align_up(size, s->cluster_size),
+				      CLEAR_UNMAP | CLEAR_UNCOVER);
 	if (s->external || (s->h.version < 3 && s->block.backing) || first >= last)
 		return 0;
-	return clear_clusters(s, first, last, true, true);
+	return clear_clusters(s, first, last, CLEAR_DISCARD | CLEAR_UNMAP);
 }
 
 /* ---- the whole ---- */

@@ -247,3 +247,13 @@ int qcow2_change_backing(struct block *b, const char *file, const char *format, 
 		return err_set(err, ENOSPC, "%s: no room in the header for the name", b->name);
 	return rc ? err_set(err, -rc, "%s: %s", b->name, strerror(-rc)) : 0;
 }
+
+int qcow2_make_empty(struct block *b, struct err *err)
+{
+	struct block_io io = {.op = BLOCK_DISCARD, .flags = QCOW2_UNCOVER, .len = b->size};
+	int rc = b->readonly ? -EROFS : qcow2_io(b, &io);
+
+	if (!rc)
+		rc = qcow2_settle(qcow2_of(b));
+	return rc ? err_set(err, -rc, "%s: %s", b->name, strerror(-rc)) : 0;
+}

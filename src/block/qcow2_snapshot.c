@@ -693,3 +693,36 @@ int qcow2_snapshot_delete(struct block *b, const char *which, struct err *err)
 	}
 	return conclude(s, rc, err);
 }
+
+/* ---- look at one ---- */
+
+int qcow2_snapshot_view(struct block *b, const char *which, struct err *err)
+{
+	struct qcow2 *s = qcow2_of(b);
+	struct qcow2_snapshot *sn = find(s, which);
+	struct qcow2_tab **map;
+	u64 *l1;
+	int rc;
+
+	if (!b->readonly)
+		return err_set(err, EINVAL, "%s: must be opened read-only", b->name);
+	if (!sn)
+		return err_set(err, ENOENT, "%s: has no snapshot '%s'", b->name, which);
+	if (sn->disk_size > (u64)sn->l1_size << (s->cluster_bits + s->l2_bits))
+		return err_set(err, EINVAL, "%s: snapshot '%s' is broken", b->name, which);
+	rc = read_l1(s, sn, &l1);
+	map = rc ? NULL : calloc(max(sn->l1_size, 1u), sizeof(*map));
+	if (!map) {
+		free(l1);
+		return err_set(err, rc ? -rc : ENOMEM, "%s: %s", b->name,
+			       strerror(rc ? -rc : ENOMEM));
+	}
+	qcow2_l2_forget(s);
+	free(s->l1);
+	free(s->l2.map);
+	s->l1 = l1;
+	s->l2.map = map;
+	s->h.l1_size = sn->l1_size;
+	b->size = sn->disk_size;
+	return 0;
+}

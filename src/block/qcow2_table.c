@@ -118,6 +118,12 @@ bool qcow2_meta_has(const struct qcow2 *s, u64 offset)
 
 /* ---- tables in memory ---- */
 
+/* Flags that readers without the lock look at. */
+static void set_flag(bool *flag, bool value)
+{
+	__atomic_store_n(flag, value, __ATOMIC_RELAXED);
+}
+
 static struct qcow2_tab *tab_alloc(struct qcow2 *s, struct qcow2_cache *c)
 {
 	struct qcow2_tab *tab = calloc(1, sizeof(*tab));
@@ -155,7 +161,7 @@ static struct qcow2_tab *tab_evict(struct qcow2_cache *c)
 			continue;
 		if (!tab->referenced)
 			return tab;
-		tab->referenced = false;
+		set_flag(&tab->referenced, false);
 	}
 	return NULL;
 }
@@ -182,7 +188,9 @@ static void tab_drop(struct qcow2_cache *c, struct qcow2_tab *tab)
 		map_set(c, tab->index, NULL);
 	if (tab->dirty)
 		c->dirty--;
-	tab->used = tab->referenced = tab->suspect = false;
+	tab->used = false;
+	set_flag(&tab->referenced, false);
+	set_flag(&tab->suspect, false);
 	tab->dirty = 0;
 }
 
@@ -204,7 +212,8 @@ static void tab_publish(struct qcow2_cache *c, struct qcow2_tab *tab, u64 index,
 {
 	tab->index = index;
 	tab->offset = offset;
-	tab->used = tab->referenced = true;
+	tab->used = true;
+	set_flag(&tab->referenced, true);
 	map_set(c, index, tab);
 	tab_end(tab);
 }
@@ -252,7 +261,7 @@ int qcow2_tab_load(struct qcow2 *s, struct qcow2_cache *c, u64 index, u64 offset
 
 	*out = tab;
 	if (tab) {
-		tab->referenced = true;
+		set_flag(&tab->referenced, true);
 		return 0;
 	}
 	if (!is_aligned(offset, s->cluster_size) || !offset || offset >= s->file_size) {
@@ -268,7 +277,7 @@ int qcow2_tab_load(struct qcow2 *s, struct qcow2_cache *c, u64 index, u64 offset
 		tab_end(tab);
 		return rc;
 	}
-	tab->suspect = c->kind == QCOW2_L2 && has_bad_entry(s, tab->data);
+	set_flag(&tab->suspect, c->kind == QCOW2_L2 && has_bad_entry(s, tab->data));
 	tab_publish(c, tab, index, offset);
 	*out = tab;
 	return 0;
@@ -510,10 +519,10 @@ bool qcow2_lookup_fast(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *m
 		return !(__atomic_load_n(&s->l1[l1_index], __ATOMIC_ACQUIRE) & QCOW2_OFFSET);
 	}
 	seq = __atomic_load_n(&tab->seq, __ATOMIC_ACQUIRE);
-	if (unlikely((seq & 1) || tab->suspect))
+	if (unlikely((seq & 1) || __atomic_load_n(&tab->suspect, __ATOMIC_RELAXED)))
 		return false;
 	if (!__atomic_load_n(&tab->referenced, __ATOMIC_RELAXED))
-		__atomic_store_n(&tab->referenced, true, __ATOMIC_RELAXED);
+		set_flag(&tab->referenced, true);
 	scan(s, tab, offset, len, map);
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	return __atomic_load_n(&tab->seq, __ATOMIC_RELAXED) == seq &&

@@ -1,0 +1,100 @@
+/* What the verbs of `bothy img` share. */
+#ifndef CLI_IMG_INT_H
+#define CLI_IMG_INT_H
+
+#include "block/image.h"
+#include "cli/cli.h"
+
+/* Exit statuses, as those of qemu-img: 1 failed (or compare: different), 2 a wrong command line
+ * (compare: an error; check: errors found), 3 (check: leaks found). */
+#define IMG_FAILED 1
+
+/* The verbs are commands themselves: VERB(identifier) in img_verbs.def. */
+extern const struct command *const img_verbs[];
+#define VERB(id) extern const struct command id;
+#include "cli/img_verbs.def"
+#undef VERB
+
+/* Take a positional argument into the first of the fields that is free; it stays argv's. */
+int img_take(const char *value, char **const *fields, size_t count, struct err *err);
+
+/* "bothy img VERB: text" on standard error; returns status. */
+int img_fail(const char *verb, const struct err *err, int status);
+
+/* Parse the arguments of a verb. Options of one letter are qemu-img's names for the long ones. */
+int img_parse(const struct command *verb, void *target, int argc, char **argv,
+	      int (*positional)(void *target, const char *value, struct err *err));
+
+/* How an image is to be opened, before the option table changes it. */
+struct block_options img_open_defaults(void);
+
+/* The keys that every verb takes to open an image: --format, --backing, --cache, --no-lock... */
+struct img_source {
+	char *file, *format;
+	int cache;
+	bool no_backing; /* do not open what the image names */
+	char *backing_format;
+	bool share; /* do not lock */
+};
+
+#define IMG_SOURCE_OPTIONS(T, m)                                                                   \
+	{.name = "format",                                                                         \
+	 .type = OPT_STRING,                                                                       \
+	 .offset = offsetof(T, m.format),                                                          \
+	 .arg = "NAME",                                                                            \
+	 .help = "format of the image; probed when left out"},                                     \
+		{.name = "f", .type = OPT_STRING, .offset = offsetof(T, m.format), .arg = "NAME"}, \
+		{.name = "cache",                                                                  \
+		 .type = OPT_ENUM,                                                                 \
+		 .offset = offsetof(T, m.cache),                                                   \
+		 .dflt = "writeback",                                                              \
+		 .arg = "MODE",                                                                    \
+		 .choices = block_cache_names,                                                     \
+		 .help = "writeback, none, writethrough or unsafe"},                               \
+		{.name = "no-backing",                                                             \
+		 .type = OPT_BOOL,                                                                 \
+		 .offset = offsetof(T, m.no_backing),                                              \
+		 .help = "refuse images that name a backing or data file"},                        \
+		{.name = "backing-format",                                                         \
+		 .type = OPT_STRING,                                                               \
+		 .offset = offsetof(T, m.backing_format),                                          \
+		 .arg = "NAME",                                                                    \
+		 .help = "format of backing files that are named without one"},                    \
+		{.name = "share",                                                                  \
+		 .type = OPT_BOOL,                                                                 \
+		 .offset = offsetof(T, m.share),                                                   \
+		 .help = "do not lock the image (it may change meanwhile)"},                       \
+	{                                                                                          \
+		.name = "U", .type = OPT_BOOL, .offset = offsetof(T, m.share)                      \
+	}
+
+/* flags of img_open() */
+enum { IMG_WRITE = 1, IMG_METADATA = 2, IMG_NO_REPAIR = 4, IMG_SNAPSHOT = 8 };
+
+int img_open(struct block **out, const struct img_source *source, unsigned int flags,
+	     struct err *err);
+
+/* The table of an image's snapshots. */
+void img_print_snapshots(struct block *b, int count);
+
+/* A JSON string with its quotes. */
+void img_json_string(FILE *out, const char *text);
+
+/* "512", "1.5 GiB (1610612736 bytes)" */
+void img_print_size(FILE *out, u64 bytes);
+
+/* A line on a terminal that shows how far it is; nothing elsewhere. */
+struct img_progress {
+	bool on;
+	u64 total;
+	int last;
+};
+void img_progress_begin(struct img_progress *p, bool wanted, u64 total);
+void img_progress_step(struct img_progress *p, u64 done);
+void img_progress_end(struct img_progress *p);
+
+/* Ctrl-C and termination only set a flag from here on. */
+void img_catch_signals(void);
+bool img_interrupted(void);
+
+#endif

@@ -1,0 +1,254 @@
+#!/bin/sh
+# bothy img beside qemu-img: what one makes the other must understand.
+set -u
+bothy=${BOTHY_BUILD:?}/bothy
+if ! command -v qemu-img >/dev/null; then
+	echo "SKIP: qemu-img is missing (Debian package qemu-utils)"
+	exit 77
+fi
+dir=$(mktemp -d "${BOTHY_BUILD:-.}/img-test-XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+failed=0
+
+# ok LABEL COMMAND...: must succeed.  no STATUS LABEL COMMAND...: must exit with STATUS.
+ok() {
+	label=$1
+	shift
+	if ! "$@" >out 2>&1; then
+		echo "FAILED: $label: $*"
+		cat out
+		failed=1
+	fi
+}
+no() {
+	want=$1 label=$2
+	shift 2
+	"$@" >out 2>&1
+	got=$?
+	if [ $got -ne "$want" ]; then
+		echo "FAILED: $label: status $got, not $want: $*"
+		cat out
+		failed=1
+	fi
+}
+has() { grep -q -- "$1" out || { echo "FAILED: no '$1' in:"; cat out; failed=1; }; }
+
+# A disk with data, zeros and a hole.
+head -c 3000000 /dev/urandom >disk
+head -c 1000000 /dev/zero >>disk
+yes "some text that compresses well" | head -c 5000000 >>disk
+truncate -s 16M disk
+
+# create
+for o in '' cluster_size=512 cluster_size=2M compat=0.10 refcount_bits=1 refcount_bits=64 \
+	extended_l2=on lazy_refcounts=on compression_type=zstd preallocation=metadata \
+	preallocation=falloc preallocation=full cluster_size=4k,preallocation=metadata; do
+	ok "create $o" "$bothy" img create -q -f qcow2 -o "$o" new.qcow2 64M
+	ok "check $o" qemu-img check -q new.qcow2
+	ok "own check $o" "$bothy" img check -q new.qcow2
+	ok "zeros $o" qemu-img compare -q new.qcow2 -f qcow2 -F raw /dev/null
+done
+ok "create huge" "$bothy" img create -q -f qcow2 huge.qcow2 1T
+ok "check huge" qemu-img check -q huge.qcow2
+ok "create raw" "$bothy" img create -q new.raw 10M
+[ "$(stat -c %s new.raw)" = 10485760 ] || { echo "FAILED: size of a raw image"; failed=1; }
+no 1 "cluster size" "$bothy" img create -f qcow2 -o cluster_size=3k bad 1M
+no 2 "unknown option" "$bothy" img create -f qcow2 -o clustersize=64k bad 1M
+has cluster_size
+
+# convert there and back
+for o in cluster_size=64k cluster_size=512 extended_l2=on compat=0.10 refcount_bits=8; do
+	ok "convert $o" "$bothy" img convert -f raw -O qcow2 -o $o disk a.qcow2
+	ok "compare $o" qemu-img compare -q -f raw -F qcow2 disk a.qcow2
+	ok "check $o" qemu-img check -q a.qcow2
+	ok "own compare $o" "$bothy" img compare -q -f raw -F qcow2 disk a.qcow2
+	ok "convert back $o" "$bothy" img convert -f qcow2 -O raw a.qcow2 back
+	ok "cmp $o" cmp disk back
+done
+for t in zlib zstd; do
+	for c in 4k 64k 2M; do
+		ok "compress $t $c" "$bothy" img convert -c -f raw -O qcow2 \
+			-o compression_type=$t,cluster_size=$c disk c.qcow2
+		[ $c = 2M ] || [ "$(stat -c %s c.qcow2)" -lt 4000000 ] ||
+			{ echo "FAILED: not compressed"; failed=1; }
+		ok "check $t $c" qemu-img check -q c.qcow2
+		ok "compare $t $c" qemu-img compare -q -f raw -F qcow2 disk c.qcow2
+		ok "theirs $t $c" qemu-img convert -c -f raw -O qcow2 \
+			-o compression_type=$t,cluster_size=$c disk q.qcow2
+		ok "own compare $t $c" "$bothy" img compare -q -f raw -F qcow2 disk q.qcow2
+		ok "own check $t $c" "$bothy" img check -q q.qcow2
+	done
+done
+cp disk other
+printf x | dd of=other bs=1 seek=7654321 conv=notrunc 2>/dev/null
+no 1 "difference" "$bothy" img compare -f raw -F qcow2 other a.qcow2
+has 7654321
+
+# overlays: info opens nothing, map and compare follow, rebase and commit
+ok "base" "$bothy" img convert -f raw -O qcow2 disk base.qcow2
+ok "overlay" "$bothy" img create -q -f qcow2 -b base.qcow2 -F qcow2 over.qcow2
+no 1 "backing without format" "$bothy" img create -q -f qcow2 -b base.qcow2 bad
+ok "write" qemu-io -f qcow2 -c "write -P 7 1M 300k" -c "write -z 5M 1M" over.qcow2
+ok "reference" qemu-img convert -f qcow2 -O raw over.qcow2 over.raw
+ok "compare overlay" "$bothy" img compare -q -f qcow2 -F raw over.qcow2 over.raw
+ok "convert overlay" "$bothy" img convert -f qcow2 -O raw over.qcow2 over2.raw
+ok "cmp" cmp over.raw over2.raw
+ok "info" "$bothy" img info --json over.qcow2
+has '"backing-filename": "base.qcow2"'
+mv base.qcow2 hidden
+ok "info without base" "$bothy" img info over.qcow2
+ok "check without base" "$bothy" img check over.qcow2
+no 1 "read without base" "$bothy" img convert -f qcow2 -O raw over.qcow2 x.raw
+[ -e x.raw ] && { echo "FAILED: a failed convert left its target"; failed=1; }
+mv hidden base.qcow2
+no 1 "no-backing" "$bothy" img convert --no-backing -f qcow2 -O raw over.qcow2 x.raw
+has "names a backing file"
+ok "new base" qemu-img convert -f raw -O qcow2 -c other base2.qcow2
+ok "rebase" "$bothy" img rebase -f qcow2 -b base2.qcow2 -F qcow2 over.qcow2
+ok "rebased" qemu-img compare -q -f qcow2 -F raw over.qcow2 over.raw
+ok "check rebased" qemu-img check -q over.qcow2
+ok "flatten" "$bothy" img rebase -f qcow2 -b "" over.qcow2
+ok "flat" qemu-img compare -q -f qcow2 -F raw over.qcow2 over.raw
+ok "overlay 2" "$bothy" img create -q -f qcow2 -b base.qcow2 -F qcow2 over3.qcow2
+ok "write 2" qemu-io -f qcow2 -c "write -P 9 2M 100k" -c "write -z 6M 1M" over3.qcow2
+ok "reference 2" qemu-img convert -f qcow2 -O raw over3.qcow2 over3.raw
+ok "commit" "$bothy" img commit -f qcow2 -q over3.qcow2
+ok "committed" qemu-img compare -q -f qcow2 -F raw base.qcow2 over3.raw
+ok "overlay shows it" qemu-img compare -q -f qcow2 -F raw over3.qcow2 over3.raw
+ok "check base" qemu-img check -q base.qcow2
+ok "check overlay" qemu-img check -q over3.qcow2
+ok "delta" "$bothy" img convert -f qcow2 -O qcow2 -B base.qcow2 -F qcow2 over3.qcow2 over4.qcow2
+ok "delta shows it" qemu-img compare -q -f qcow2 -F raw over4.qcow2 over3.raw
+
+# map, as they see it
+for i in a.qcow2 over4.qcow2 disk; do
+	fmt=qcow2
+	[ $i = disk ] && fmt=raw
+	qemu-img map --output=json -f $fmt $i >theirs
+	"$bothy" img map --json -f $fmt $i >ours
+	ok "map $i" python3 - theirs ours <<-'PY'
+		import json, sys
+		def spans(name):
+		    out = []
+		    for e in json.load(open(name)):
+		        key = (e["data"], e["zero"], e.get("offset", 0) - e["start"] if e["data"] else 0)
+		        if out and out[-1][1] == key and out[-1][0][1] == e["start"]:
+		            out[-1] = ((out[-1][0][0], e["start"] + e["length"]), key)
+		        else:
+		            out.append(((e["start"], e["start"] + e["length"]), key))
+		    return out
+		a, b = spans(sys.argv[1]), spans(sys.argv[2])
+		if a != b:
+		    print([x for x in a if x not in b][:5], [x for x in b if x not in a][:5])
+		    sys.exit(1)
+	PY
+done
+
+# snapshots, ours and theirs
+ok "image" "$bothy" img convert -f raw -O qcow2 disk s.qcow2
+ok "snapshot 1" "$bothy" img snapshot -c one s.qcow2
+ok "check 1" qemu-img check -q s.qcow2
+ok "write" qemu-io -f qcow2 -c "write -P 1 0 2M" -c "discard 8M 1M" s.qcow2
+ok "after 1" qemu-img convert -f qcow2 -O raw s.qcow2 after1
+ok "their snapshot" qemu-img snapshot -c two s.qcow2
+ok "write" qemu-io -f qcow2 -c "write -P 2 1M 2M" s.qcow2
+ok "snapshot 3" "$bothy" img snapshot -c three s.qcow2
+ok "check 3" qemu-img check -q s.qcow2
+ok "list" "$bothy" img snapshot s.qcow2
+has two
+no 1 "twice" "$bothy" img snapshot -c two s.qcow2
+ok "view" "$bothy" img convert -f qcow2 -O raw -l one s.qcow2 view
+ok "view is" cmp view disk
+ok "apply two" "$bothy" img snapshot -a two s.qcow2
+ok "is two" qemu-img compare -q -f qcow2 -F raw s.qcow2 after1
+ok "check two" qemu-img check -q s.qcow2
+ok "their apply" qemu-img snapshot -a three s.qcow2
+ok "apply one" "$bothy" img snapshot -a one s.qcow2
+ok "is one" "$bothy" img compare -q -f qcow2 -F raw s.qcow2 disk
+ok "delete two" "$bothy" img snapshot -d two s.qcow2
+ok "check after delete" qemu-img check -q s.qcow2
+ok "delete one" qemu-img snapshot -d one s.qcow2
+ok "delete three" "$bothy" img snapshot -d three s.qcow2
+ok "check at last" qemu-img check -q s.qcow2
+ok "is still one" "$bothy" img compare -q -f qcow2 -F raw s.qcow2 disk
+no 1 "no such" "$bothy" img snapshot -a nope s.qcow2
+
+# resize
+ok "image" "$bothy" img create -q -f qcow2 -o cluster_size=512 r.qcow2 1M
+ok "fill" qemu-io -f qcow2 -c "write -P 5 0 1M" r.qcow2
+ok "grow" "$bothy" img resize -q r.qcow2 +600M
+ok "check grown" qemu-img check -q r.qcow2
+ok "use the end" qemu-io -f qcow2 -c "write -P 6 600M 1M" -c "read -P 5 0 1M" -c "read -P 0 1M 1M" r.qcow2
+ok "check used" qemu-img check -q r.qcow2
+no 1 "shrink" "$bothy" img resize -q r.qcow2 512k
+ok "shrink" "$bothy" img resize -q --shrink r.qcow2 512k
+ok "check shrunk" qemu-img check -q r.qcow2
+ok "contents" qemu-io -f qcow2 -c "read -P 5 0 512k" r.qcow2
+ok "info" "$bothy" img info --json r.qcow2
+has '"virtual-size": 524288'
+
+# check and repair: leaks, wrong counts, a broken table
+ok "image" "$bothy" img convert -f raw -O qcow2 disk k.qcow2
+python3 - <<-'PY'
+	import struct
+	f = open("k.qcow2", "r+b")
+	h = f.read(104)
+	rt, l1 = struct.unpack(">Q", h[48:56])[0], struct.unpack(">Q", h[40:48])[0]
+	f.seek(rt); block = struct.unpack(">Q", f.read(8))[0]
+	f.seek(block + 2 * 40); f.write(b"\0\3")  # a leak (and COPIED is wrong)
+	f.seek(block + 2 * 50); f.write(b"\0\0")  # a cluster in use, counted as free
+PY
+no 2 "theirs finds it" qemu-img check -q k.qcow2
+no 2 "finds it" "$bothy" img check -q k.qcow2
+ok "repair" "$bothy" img check --repair all k.qcow2
+ok "check repaired" qemu-img check -q k.qcow2
+ok "contents" qemu-img compare -q -f raw -F qcow2 disk k.qcow2
+python3 - <<-'PY'
+	import struct
+	f = open("k.qcow2", "r+b")
+	h = f.read(104)
+	rt = struct.unpack(">Q", h[48:56])[0]
+	f.seek(0, 2); end = f.tell()
+	f.write(b"x" * 65536)
+	f.seek(rt); block = struct.unpack(">Q", f.read(8))[0]
+	f.seek(block + 2 * (end // 65536)); f.write(b"\0\1")
+PY
+no 3 "leak" "$bothy" img check -q k.qcow2
+ok "mend leak" "$bothy" img check -q -r leaks k.qcow2
+ok "no leak" qemu-img check -q k.qcow2
+# the dirty bit: an image that was not closed, its counts not written
+ok "image" "$bothy" img convert -f raw -O qcow2 -o lazy_refcounts=on disk d.qcow2
+python3 - <<-'PY'
+	import struct
+	f = open("d.qcow2", "r+b")
+	h = f.read(104)
+	f.seek(72); f.write(struct.pack(">Q", 1))
+	rt = struct.unpack(">Q", h[48:56])[0]
+	f.seek(rt); block = struct.unpack(">Q", f.read(8))[0]
+	f.seek(block + 2 * 20); f.write(b"\0" * 100)
+PY
+ok "repairs itself" "$bothy" img bench -w -c 100 d.qcow2
+ok "check" qemu-img check -q d.qcow2
+
+# refused, by name
+ok "image" qemu-img create -q -f qcow2 x.qcow2 1M
+python3 -c 'f = open("x.qcow2", "r+b"); f.seek(79); f.write(b"\x40")'
+no 1 "unknown bit" "$bothy" img info x.qcow2
+has "feature"
+ok "image" qemu-img create -q -f qcow2 --object secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s l.qcow2 1M
+no 1 "LUKS" "$bothy" img info l.qcow2
+has LUKS
+ok "data file" qemu-img create -q -f qcow2 -o data_file=/etc/hostname.not-there e.qcow2 1M
+rm -f /etc/hostname.not-there
+ok "info opens no data file" "$bothy" img info e.qcow2
+
+# measure, bench
+ok "measure" "$bothy" img measure -O qcow2 --size 1G
+theirs=$(qemu-img measure -O qcow2 --size 1G | head -1)
+has "$theirs"
+ok "bench read" "$bothy" img bench -c 2000 a.qcow2
+ok "bench write" "$bothy" img bench -c 2000 -w --random --flush-interval 100 a.qcow2
+ok "check after bench" qemu-img check -q a.qcow2
+no 2 "verb" "$bothy" img nonsense
+exit $failed
