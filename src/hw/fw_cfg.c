@@ -302,7 +302,7 @@ static u64 fw_cfg_read(void *ctx, u64 offset, unsigned int size)
 	if (offset == DATA)
 		read_bytes(f, buf, 1);
 	else if (offset >= DMA_HIGH && f->dma)
-		memcpy(buf, sign + offset - DMA_HIGH, min(size, (unsigned int)(12 - offset)));
+		memcpy(buf, &sign[offset - DMA_HIGH], min(size, (unsigned int)(12 - offset)));
 	return load_le(buf, size);
 }
 
