@@ -54,14 +54,11 @@ static void guard_main(int pipe_fd)
 	_exit(0);
 }
 
-/* In the child: keep nothing of ours open but the terminal (as 0) and the pipe (as 3). */
+/* In the child, with all signals blocked: keep nothing of ours open but the terminal (as 0) and the
+ * pipe (as 3). */
 static void guard_start(int pipe_fd)
 {
-	struct sigaction ignore = {.sa_handler = SIG_IGN};
-
 	setsid();
-	for (int sig = 1; sig < NSIG; sig++)
-		sigaction(sig, &ignore, NULL);
 	if (dup2(terminal.fd, 0) < 0 || dup2(pipe_fd, 3) < 0)
 		_exit(1);
 	close(1);
@@ -74,14 +71,19 @@ static void guard_start(int pipe_fd)
 
 static void start_guard(void)
 {
+	sigset_t all, old;
 	int fds[2];
 	pid_t pid;
 
 	if (pipe2(fds, O_CLOEXEC))
 		return;
+	/* From its first moment on: what ends the job may come before it has a session. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pid = fork();
 	if (!pid)
 		guard_start(fds[0]);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	close(fds[0]);
 	if (pid < 0) {
 		close(fds[1]);
