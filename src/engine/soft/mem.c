@@ -75,9 +75,10 @@ static int resolve(struct kvm_vcpu *vcpu, u64 linear, unsigned int len, enum acc
 	return n;
 }
 
-static void check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
+void mem_check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
 {
-	if (unlikely(vcpu_mmu(vcpu)->align_check) && (linear & (size - 1)))
+	if (unlikely(vcpu_mmu(vcpu)->align_check) && (linear & (size - 1)) &&
+	    (s64)(linear << 16) >> 16 == (s64)linear) /* else #GP, #SS */
 		raise_exception_error(vcpu, AC_VECTOR, 0);
 }
 
@@ -164,9 +165,10 @@ u64 mem_read_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
 	enum tlb_class class = vcpu_mmu(vcpu)->class;
 	struct part part[2];
 	u64 value = 0;
-	int n = resolve(vcpu, linear, size, ACCESS_READ, class, part);
+	int n;
 
-	check_alignment(vcpu, linear, size);
+	mem_check_alignment(vcpu, linear, size);
+	n = resolve(vcpu, linear, size, ACCESS_READ, class, part);
 	if (n == 1 && part[0].host) {
 		refill(vcpu, linear, ACCESS_READ, class);
 		return host_load(part[0].host, size);
@@ -179,9 +181,10 @@ void mem_write_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 va
 {
 	enum tlb_class class = vcpu_mmu(vcpu)->class;
 	struct part part[2];
-	int n = resolve(vcpu, linear, size, ACCESS_WRITE, class, part);
+	int n;
 
-	check_alignment(vcpu, linear, size);
+	mem_check_alignment(vcpu, linear, size);
+	n = resolve(vcpu, linear, size, ACCESS_WRITE, class, part);
 	write_parts(vcpu, part, n, (const u8 *)&value);
 	if (n == 1 && part[0].host)
 		refill(vcpu, linear, ACCESS_WRITE, class);
@@ -304,9 +307,10 @@ void *mem_rmw_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
 {
 	enum tlb_class class = vcpu_mmu(vcpu)->class;
 	struct part part[2];
-	int n = resolve(vcpu, linear, size, ACCESS_WRITE, class, part);
+	int n;
 
-	check_alignment(vcpu, linear, size);
+	mem_check_alignment(vcpu, linear, size);
+	n = resolve(vcpu, linear, size, ACCESS_WRITE, class, part);
 	if (n != 1 || !part[0].host)
 		return NULL;
 	written(vcpu, &part[0]);

@@ -286,6 +286,10 @@ void mem_write_bytes_cpl(struct kvm_vcpu *vcpu, u64 linear, const void *buf, uns
 			 unsigned int cpl);
 void mem_probe_write_cpl(struct kvm_vcpu *vcpu, u64 linear, unsigned int len, unsigned int cpl);
 
+/* EFLAGS.AC at CPL 3: #AC when linear is not a multiple of size, a power of two. It comes before page
+ * faults. mem_read() and mem_write() do it themselves. */
+void mem_check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
+
 /* Fault now if [linear, linear + len) cannot be read (written); len is 1 to 4096. */
 void mem_probe_read(struct kvm_vcpu *vcpu, u64 linear, unsigned int len);
 void mem_probe_write(struct kvm_vcpu *vcpu, u64 linear, unsigned int len);

@@ -34,11 +34,7 @@ void native_denied_avx(struct kvm_vcpu *vcpu)
 
 void native_check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
 {
-	unsigned int natural = size == 10 ? 8 : size;
-
-	if (unlikely(vcpu_mmu(vcpu)->align_check) && linear & (natural - 1) &&
-	    (s64)(linear << 16) >> 16 == (s64)linear) /* else #GP, #SS */
-		raise_exception_error(vcpu, AC_VECTOR, 0);
+	mem_check_alignment(vcpu, linear, size == 10 ? 8 : min(size, 16u));
 }
 
 /* ---- operands ---- */
@@ -109,16 +105,29 @@ struct trial {
 	_Alignas(32) u8 reg[32], rm[32];
 };
 
+/* VCVTPS2PH does not flush to zero: here its tiny results tell. */
+#define VCVTPS2PH 0x1d
+
+static bool half_denormal(const u8 *out, unsigned int size)
+{
+	for (unsigned int i = 0; i < (size ? size : 16u); i += 2)
+		if (!(out[i + 1] & 0x7c) && ((out[i + 1] & 3) || out[i]))
+			return true;
+	return false;
+}
+
 /* Run once on copies with these control bits; the flags that come up. */
 static u32 fp_trial(struct kvm_vcpu *vcpu, const struct native_insn *n, const void *reg,
 		    const void *rm, void *vvvv, void *x4, u32 control)
 {
-	struct trial t;
+	struct trial t = {.rm = {0}};
 	u32 mxcsr = (control & ~MXCSR_FLAGS) | MXCSR_MASKS;
 
 	memcpy(t.reg, reg, n->reg == GW || n->reg == MW ? 8 : 32);
 	memcpy(t.rm, rm, n->size ? n->size : n->rm == GR ? 8 : n->rm == MR ? 8 : 32);
 	n->stub(t.reg, t.rm, vvvv, vcpu->ctl.gpr, x4, &mxcsr);
+	if (n->desc->map == 3 && n->desc->op == VCVTPS2PH && half_denormal(t.rm, n->size))
+		mxcsr |= MXCSR_UE;
 	return mxcsr & MXCSR_FLAGS;
 }
 

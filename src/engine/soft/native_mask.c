@@ -104,6 +104,7 @@ static void maskmov_bytes(struct kvm_vcpu *vcpu, const struct uop *u, const u8 *
 	u64 linear = seg_linear(vcpu, u->seg, vcpu->ctl.gpr[RDI] & size_mask(u->asize), len,
 				ACCESS_WRITE);
 
+	native_check_alignment(vcpu, linear, len);
 	mem_probe_write(vcpu, linear, len); /* whatever the mask: the manuals allow it */
 	for (unsigned int i = 0; i < len; i++)
 		if (mask[i] & 0x80)

@@ -330,6 +330,15 @@ static unsigned int env_size(const struct uop *u)
 	return u->osize == SIZE_16 ? 14 : 28;
 }
 
+static u64 env_linear(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int size,
+		      enum access access)
+{
+	u64 linear = uop_linear(vcpu, u, size, access);
+
+	native_check_alignment(vcpu, linear, u->osize == SIZE_16 ? 2 : 4);
+	return linear;
+}
+
 static void env_store(const struct kvm_vcpu *vcpu, const struct uop *u, u8 *buf)
 {
 	const struct fpu_state *f = &vcpu->fpu;
@@ -384,7 +393,7 @@ OP(fnstenv)
 
 	check_available(vcpu);
 	env_store(vcpu, u, buf);
-	mem_write_bytes(vcpu, uop_linear(vcpu, u, env_size(u), ACCESS_WRITE), buf, env_size(u));
+	mem_write_bytes(vcpu, env_linear(vcpu, u, env_size(u), ACCESS_WRITE), buf, env_size(u));
 	vcpu->fpu.fcw |= 0x3f;
 	x87_update_summary(&vcpu->fpu);
 }
@@ -395,7 +404,7 @@ OP(fldenv)
 	u8 buf[28];
 
 	check_x87(vcpu);
-	mem_read_bytes(vcpu, uop_linear(vcpu, u, env_size(u), ACCESS_READ), buf, env_size(u));
+	mem_read_bytes(vcpu, env_linear(vcpu, u, env_size(u), ACCESS_READ), buf, env_size(u));
 	env_load(vcpu, u, buf);
 	stack_rotate(&vcpu->fpu, top);
 }
@@ -409,7 +418,7 @@ OP(fnsave)
 	env_store(vcpu, u, buf);
 	for (unsigned int i = 0; i < 8; i++)
 		memcpy(buf + size + 10 * i, vcpu->fpu.st[i], 10);
-	mem_write_bytes(vcpu, uop_linear(vcpu, u, size + 80, ACCESS_WRITE), buf, size + 80);
+	mem_write_bytes(vcpu, env_linear(vcpu, u, size + 80, ACCESS_WRITE), buf, size + 80);
 	x87_init(&vcpu->fpu);
 }
 
@@ -419,7 +428,7 @@ OP(frstor)
 	u8 buf[28 + 80];
 
 	check_x87(vcpu);
-	mem_read_bytes(vcpu, uop_linear(vcpu, u, size + 80, ACCESS_READ), buf, size + 80);
+	mem_read_bytes(vcpu, env_linear(vcpu, u, size + 80, ACCESS_READ), buf, size + 80);
 	env_load(vcpu, u, buf);
 	for (unsigned int i = 0; i < 8; i++)
 		memcpy(vcpu->fpu.st[i], buf + size + 10 * i, 10);

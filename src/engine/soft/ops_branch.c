@@ -59,7 +59,7 @@ static inline bool exit_requested(const struct kvm_vcpu *vcpu)
                                                                                                    \
 		vcpu->ctl.rip = rip_;                                                              \
 		vcpu->ctl.instructions += (count);                                                 \
-		if (unlikely(e_->rip != rip_ || e_->tag != vcpu->jump_tag[rip_ >> 63] ||                       \
+		if (unlikely(e_->rip != rip_ || e_->tag != vcpu->jump_tag[rip_ >> 63] ||           \
 			     exit_requested(vcpu)))                                                \
 			return enter_looked_up(vcpu, u);                                           \
 		uop_goto(vcpu, e_->uop);                                                           \
@@ -219,6 +219,14 @@ LOOP(jcxz, !(vcpu->ctl.gpr[RCX] & size_mask(u->asize)))
 
 /* ---- CALL, RET, indirect ---- */
 
+static COLD void probe_push(struct kvm_vcpu *vcpu, u64 sp, unsigned int size)
+{
+	u64 linear = stack_slot(vcpu, sp, size, ACCESS_WRITE);
+
+	mem_check_alignment(vcpu, linear, size);
+	mem_probe_write(vcpu, linear, size);
+}
+
 /* A fault of the push comes before that of the target. */
 static u64 check_call_target(struct kvm_vcpu *vcpu, const struct uop *u, u64 rip)
 {
@@ -226,7 +234,7 @@ static u64 check_call_target(struct kvm_vcpu *vcpu, const struct uop *u, u64 rip
 	u64 sp = vcpu->ctl.gpr[RSP] - size;
 
 	if (u->mode64 && unlikely((s64)(rip << 16) >> 16 != (s64)rip))
-		mem_probe_write(vcpu, stack_slot(vcpu, sp, size, ACCESS_WRITE), size);
+		probe_push(vcpu, sp, size);
 	return check_target(vcpu, u, rip);
 }
 

@@ -1,5 +1,6 @@
 /* Ports, and the interrupt flag: IN, OUT, CLI, STI, PUSHF, POPF. */
 #include "engine/soft/io.h"
+#include "engine/soft/ops_stack.h"
 #include "engine/soft/ops_sys.h"
 #include "engine/soft/seg.h"
 
@@ -117,18 +118,7 @@ OP(pushf)
 
 	if (flags_virtual(vcpu, u))
 		flags = (flags & ~(u64)X86_IF) | X86_IOPL | (flags & X86_VIF ? X86_IF : 0);
-	if (u->mode64) {
-		u64 sp = vcpu->ctl.gpr[RSP] - (1u << u->osize);
-
-		mem_write(vcpu, sp, 1u << u->osize, flags);
-		vcpu->ctl.gpr[RSP] = sp;
-	} else {
-		struct stack st;
-
-		stack_current(vcpu, &st);
-		stack_push_frame(vcpu, &st, &flags, 1, 1u << u->osize);
-		stack_commit(vcpu, &st);
-	}
+	push_value(vcpu, flags, 1u << u->osize);
 }
 
 static u64 popf_virtual(struct kvm_vcpu *vcpu, u64 value)

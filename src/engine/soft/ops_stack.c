@@ -219,7 +219,7 @@ OP(popa)
 OP(enter)
 {
 	unsigned int size = 1u << u->osize, level = (u->imm >> 32) & 31, i;
-	u64 sp = vcpu->ctl.gpr[RSP] - size, bp = vcpu->ctl.gpr[RBP], frame = sp, v;
+	u64 sp = vcpu->ctl.gpr[RSP] - size, bp = vcpu->ctl.gpr[RBP], frame = sp, linear, v;
 
 	mem_write(vcpu, stack_slot(vcpu, sp, size, ACCESS_WRITE), size, bp);
 	for (i = 1; i < level; i++) {
@@ -233,7 +233,9 @@ OP(enter)
 		mem_write(vcpu, stack_slot(vcpu, sp, size, ACCESS_WRITE), size, frame);
 	}
 	sp -= u->imm & 0xffff;
-	mem_probe_write(vcpu, stack_slot(vcpu, sp, size, ACCESS_WRITE), size);
+	linear = stack_slot(vcpu, sp, size, ACCESS_WRITE);
+	mem_check_alignment(vcpu, linear, size);
+	mem_probe_write(vcpu, linear, size);
 	reg_write(vcpu, 8 * RBP, u->osize, frame);
 	set_stack_pointer(vcpu, sp);
 }

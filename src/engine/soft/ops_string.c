@@ -53,7 +53,7 @@ static u64 destination(struct kvm_vcpu *vcpu, const struct uop *u, enum access a
 static bool can_span(const struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	return (u->mode64 || (vcpu->mode & MODE_FLAT && u->asize == SIZE_32 && u->seg < SEG_FS)) &&
-	       u->asize != SIZE_16 && !(vcpu->ctl.rflags & X86_DF);
+	       u->asize != SIZE_16 && !(vcpu->ctl.rflags & X86_DF) && !vcpu_mmu(vcpu)->align_check;
 }
 
 /* Between iterations: must somebody else have a look? */
@@ -118,7 +118,7 @@ static u64 movs_span(struct kvm_vcpu *vcpu, const struct uop *u, u64 count)
 	void *dst;
 
 	src = mem_span(vcpu, source(vcpu, u), &from_len, ACCESS_READ);
-	if (!src)
+	if (!src || from_len < element(u))
 		return 0;
 	to_len = from_len;
 	dst = mem_span(vcpu, destination(vcpu, u, ACCESS_WRITE), &to_len, ACCESS_WRITE);

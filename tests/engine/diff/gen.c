@@ -242,7 +242,8 @@ static void state_gprs(struct rng *r, struct diff_state *s)
 	if (s->code32)
 		for (int i = 0; i < 16; i++)
 			s->gpr[i] = i < 8 ? (u32)s->gpr[i] : 0;
-	s->rflags = 0x202 | (rnd(r) & 0x8d5) | (one_in(r, 8) ? 0x400 : 0);
+	s->rflags = 0x202 | (rnd(r) & 0x8d5) | (one_in(r, 8) ? 0x400 : 0) |
+		    (one_in(r, 24) ? 0x40000 : 0);
 }
 
 static void state_vectors(struct rng *r, struct diff_state *s)
@@ -348,7 +349,7 @@ static const char map1[] = "mmmmiI!!mmmmiI!!mmmmiI!!mmmmiI!!"  /* 00 */
 			   "oooo....iI......iiiiiiiivvvvvvvv"  /* A0 */
 			   "bbw.!!bze.!!.!.!mmmmii..mmmmmmmm"  /* C0 */
 			   "jjjjiiiiJJ!j....!!!!..tu......mm"; /* E0 */
-static const char map0f[] = "!!!!.!.!......mb"
+static const char map0f[] = "!!!!.!.!.....m.b"
 			    "mmmmmmmmmmmmmmmm" /* 00 */
 			    "mmmm....mmmmmmmm"
 			    ".!.!!!.!!.!....." /* 20 */
