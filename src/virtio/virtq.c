@@ -569,6 +569,7 @@ void virtq_unpop(struct virtq *vq, struct virtq_chain *c)
 {
 	c->busy = false;
 	set_inuse(vq, -1);
+	__atomic_store_n(&vq->requests, vq->requests - 1, __ATOMIC_RELAXED);
 	if (vq->mode & VIRTQ_IN_ORDER)
 		vq->order_head--;
 	if (!(vq->mode & VIRTQ_PACKED)) {
