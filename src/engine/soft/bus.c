@@ -174,4 +174,5 @@ void kvm_io_bus_free(struct kvm *kvm)
 {
 	free(kvm->arch->bus[KVM_MMIO_BUS]);
 	free(kvm->arch->bus[KVM_PIO_BUS]);
+	free(kvm->arch->zones);
 }

@@ -21,6 +21,7 @@ static void destroy_vm(struct kvm *kvm)
 	helper_stop(kvm);
 	for (u32 i = 0; i < kvm->nr_vcpus; i++)
 		kvm_destroy_vcpu(kvm->vcpus[i]);
+	kvm->nr_vcpus = 0;
 	kvm->exec->vm_free(kvm);
 	kvm_irqchip_free(kvm);
 	kvm_io_bus_free(kvm);
