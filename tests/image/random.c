@@ -179,7 +179,8 @@ static int judge(struct run *r, bool map)
 	if (rc)
 		return fail(r, "qemu-img compare", rc);
 	if (map) {
-		rc = rig_run("qemu-img map --output=json -f %s '%s' >/dev/null", r->shape->format, r->image);
+		rc = rig_run("qemu-img map --output=json -f %s '%s' >/dev/null", r->shape->format,
+			     r->image);
 		if (rc)
 			return fail(r, "qemu-img map", rc);
 	}

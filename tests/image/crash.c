@@ -1,0 +1,404 @@
+/*
+ * Crashes and faults. Every write, hole, truncation and sync of an image under random operations is
+ * noted; then the file is put together as a crash could have left it: everything up to a sync, and
+ * of what came after it any part, down to sectors. Each time the image must be consistent (leaks
+ * are allowed) and hold what was flushed. A sample goes to qemu-img check as well.
+ *
+ * Then every I/O in turn fails, once or from there on, and the same must hold.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "block/image.h"
+#include "ledger.h"
+#include "os/file.h"
+#include "rig.h"
+
+#define MAX_FILE (64 * MiB)
+
+struct shape {
+	const char *name;
+	u64 cluster, size;
+	u64 refcount_bits;
+	bool extended, v2, snapshot;
+	u64 l2_cache;
+};
+
+static const struct shape shapes[] = {
+	{"64k", 65536, 4 * MiB, 16},
+	{"4k", 4096, 2 * MiB, 16},
+	{"512", 512, 512 * KiB, 64},
+	{"512-small-cache", 512, 512 * KiB, 8, .l2_cache = 2048},
+	{"32k-ext", 32768, 2 * MiB, 16, .extended = true},
+	{"4k-v2", 4096, 2 * MiB, 16, .v2 = true},
+	{"4k-snapshot", 4096, 1 * MiB, 2, .snapshot = true},
+};
+
+struct run {
+	const struct shape *shape;
+	char *folder, *image, *crashed;
+	u64 seed;
+	struct ledger ledger;
+	struct spy spy;
+	u8 *base, *trial; /* the file as of the last sync, and as a crash left it */
+	u64 base_len, trial_len;
+	u64 trials, judged;
+};
+
+static u64 rnd(struct run *r)
+{
+	r->seed += 0x9e3779b97f4a7c15ULL;
+	return hash_u64(r->seed);
+}
+
+static u64 scale(const char *name, u64 otherwise)
+{
+	const char *v = getenv(name);
+
+	return v ? strtoull(v, NULL, 0) : otherwise;
+}
+
+static int make_image(struct run *r)
+{
+	const struct shape *s = r->shape;
+	struct block_create c = {0};
+	struct err err = {""};
+	int rc = opt_defaults(block_create_table, &c, &err);
+
+	c.size = s->size;
+	c.cluster_size = s->cluster;
+	c.refcount_bits = s->refcount_bits;
+	c.extended_l2 = s->extended;
+	c.compat = !s->v2;
+	if (!rc)
+		rc = block_create(r->image, "qcow2", &c, &err);
+	opt_free(block_create_table, &c);
+	if (rc)
+		fprintf(stderr, "%s\n", err.text);
+	return rc;
+}
+
+static struct block_options options_of(struct run *r, const char *path)
+{
+	struct block_options o = rig_options(path, "qcow2");
+
+	/* The spy sees the syncs; the machine that runs this does not crash. */
+	o.cache = BLOCK_CACHE_UNSAFE;
+	if (r->shape->l2_cache)
+		o.l2_cache = r->shape->l2_cache;
+	return o;
+}
+
+static int open_spied(struct run *r, struct block **b)
+{
+	struct block_options o = options_of(r, r->image);
+	struct err err = {""};
+	int rc = spy_open(b, &r->spy, r->image, &o, &err);
+
+	if (rc && !r->spy.fail_at)
+		fprintf(stderr, "%s\n", err.text);
+	rig_options_free(&o);
+	return rc;
+}
+
+/* Is the image at path sound, and does it hold what it must? */
+static int judge(struct run *r, const char *path, u64 tick, bool qemu)
+{
+	struct block_options o = options_of(r, path);
+	struct block_check check = {0};
+	struct err err = {""};
+	struct block *b;
+	int rc;
+
+	o.readonly = true;
+	rc = block_open(&b, &o, &err);
+	rig_options_free(&o);
+	if (rc) {
+		fprintf(stderr, "%s\n", err.text);
+		return rc;
+	}
+	rc = block_check(b, 0, &check, &err);
+	if (!rc && check.errors) {
+		fprintf(stderr, "%llu errors found by check\n", (unsigned long long)check.errors);
+		rc = -EUCLEAN;
+	}
+	if (!rc)
+		rc = ledger_verify(&r->ledger, b, tick);
+	block_close(b);
+	if (!rc && qemu) {
+		int status = rig_run("qemu-img check -q -f qcow2 '%s' 2>/dev/null", path);
+
+		rc = status && status != 3 ? -EUCLEAN : 0;
+		r->judged++;
+	}
+	return rc;
+}
+
+/* ---- putting a file together ---- */
+
+static void put(u8 *file, u64 *len, u64 offset, const u8 *data, u64 n)
+{
+	if (offset + n > MAX_FILE)
+		return;
+	if (offset + n > *len)
+		*len = offset + n;
+	if (data)
+		memcpy(file + offset, data, n);
+	else
+		memset(file + offset, 0, n);
+}
+
+static void apply(u8 *file, u64 *len, const struct note *n)
+{
+	switch (n->kind) {
+	case NOTE_WRITE:
+		put(file, len, n->offset, n->data, n->len);
+		break;
+	case NOTE_ZERO:
+		put(file, len, n->offset, NULL, n->len);
+		break;
+	case NOTE_TRUNCATE:
+		if (n->len < *len)
+			memset(file + n->len, 0, *len - n->len);
+		*len = n->len;
+		break;
+	case NOTE_FLUSH:
+		break;
+	}
+}
+
+/* Some of its sectors only. */
+static void apply_torn(struct run *r, const struct note *n)
+{
+	for (u64 at = 0; at < n->len;) {
+		u64 part = min(n->len - at, 512 - (n->offset + at) % 512);
+
+		if (rnd(r) % 2)
+			put(r->trial, &r->trial_len, n->offset + at,
+			    n->kind == NOTE_WRITE ? n->data + at : NULL, part);
+		at += part;
+	}
+}
+
+static int crash_once(struct run *r, u64 from, u64 upto, bool whole)
+{
+	u64 tick = upto < r->spy.count ? r->spy.notes[upto].tick : r->ledger.tick;
+	int fd, rc;
+
+	memcpy(r->trial, r->base, max(r->base_len, r->trial_len));
+	r->trial_len = r->base_len;
+	for (u64 i = from; i < upto; i++) {
+		const struct note *n = &r->spy.notes[i];
+		u64 dice = whole ? 0 : rnd(r) % 4;
+
+		if (dice < 2)
+			apply(r->trial, &r->trial_len, n);
+		else if (dice == 2 && n->kind != NOTE_TRUNCATE)
+			apply_torn(r, n);
+	}
+	fd = open(r->crashed, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	if (fd < 0)
+		return -errno;
+	rc = pwrite_full(fd, r->trial, r->trial_len, 0);
+	close(fd);
+	if (!rc)
+		rc = judge(r, r->crashed, tick, r->trials++ % 50 == 0);
+	if (rc)
+		fprintf(stderr, "%s: crash after note %llu of %llu (sync at %llu, %s): %s\n",
+			r->shape->name, (unsigned long long)upto, (unsigned long long)r->spy.count,
+			(unsigned long long)from, whole ? "whole" : "torn", strerror(-rc));
+	return rc;
+}
+
+/* Crash at every note, whole; and at some, with part of what came after the last sync. */
+static int replay(struct run *r, u64 first_len, unsigned int torn)
+{
+	u64 from = 0;
+	int rc = 0;
+
+	r->base_len = r->trial_len = first_len;
+	for (u64 i = 0; i <= r->spy.count && !rc; i++) {
+		if (i % 3 == 0 || i == r->spy.count)
+			rc = crash_once(r, from, i, true);
+		for (unsigned int k = 0; k < torn && !rc; k++)
+			rc = crash_once(r, from, i, false);
+		if (i == r->spy.count || r->spy.notes[i].kind != NOTE_FLUSH)
+			continue;
+		for (; from <= i; from++)
+			apply(r->base, &r->base_len, &r->spy.notes[from]);
+		r->trial_len = max(r->trial_len, r->base_len);
+	}
+	return rc;
+}
+
+/* ---- the operations ---- */
+
+static int operate(struct run *r, struct block *b, unsigned int steps, bool errors_are_fine)
+{
+	int first = 0;
+
+	for (unsigned int i = 0; i < steps; i++) {
+		u64 a = rnd(r), c = rnd(r);
+		int rc = ledger_step(&r->ledger, b, a, c);
+
+		if (rc && !errors_are_fine)
+			return rc;
+		if (rc && !first)
+			first = rc;
+	}
+	return first;
+}
+
+/* Content that is there, durable, before anything is noted; with a snapshot of it if asked for. */
+static int prepare(struct run *r, struct block **b)
+{
+	struct err err = {""};
+	int rc;
+
+	r->spy = (struct spy){.tick = &r->ledger.tick};
+	pthread_mutex_init(&r->spy.lock, NULL);
+	rc = make_image(r);
+	if (!rc)
+		rc = ledger_init(&r->ledger, r->shape->size);
+	if (!rc)
+		rc = open_spied(r, b);
+	if (rc)
+		return rc;
+	rc = operate(r, *b, 12, false);
+	if (!rc && r->shape->snapshot) {
+		rc = block_snapshot_create(*b, "before", &err);
+		if (rc)
+			fprintf(stderr, "%s\n", err.text);
+	}
+	if (!rc)
+		rc = block_flush(*b);
+	return rc ? rc : block_close(*b);
+}
+
+static int crash_shape(struct run *r, unsigned int steps, unsigned int torn)
+{
+	struct block *b;
+	struct stat st;
+	int fd, rc = prepare(r, &b);
+
+	if (rc)
+		return rc;
+	fd = open(r->image, O_RDONLY);
+	if (fd < 0 || fstat(fd, &st) || (u64)st.st_size > MAX_FILE)
+		return -EIO;
+	rc = pread_full(fd, r->base, (size_t)st.st_size, 0);
+	close(fd);
+	/* What was there is the only thing that may be there. */
+	r->ledger.flushes =
+		realloc(r->ledger.flushes, (r->ledger.nflushes + 1) * sizeof(struct flush));
+	r->ledger.flushes[r->ledger.nflushes++] = (struct flush){r->ledger.tick, r->ledger.tick};
+	r->ledger.tick++;
+	r->spy.keep = true;
+	if (!rc)
+		rc = open_spied(r, &b);
+	if (rc)
+		return rc;
+	rc = operate(r, b, steps, false);
+	if (!rc)
+		rc = block_close(b);
+	if (!rc)
+		rc = replay(r, (u64)st.st_size, torn);
+	printf("crash %-18s %llu notes, %llu crashes, %llu judged by qemu-img: %s\n",
+	       r->shape->name, (unsigned long long)r->spy.count, (unsigned long long)r->trials,
+	       (unsigned long long)r->judged, rc ? strerror(-rc) : "ok");
+	return rc;
+}
+
+/* The N-th I/O fails. */
+static int fault_once(struct run *r, u64 nth, bool on, u64 seed, bool *reached)
+{
+	struct block *b;
+	int rc;
+
+	r->seed = seed;
+	rc = prepare(r, &b);
+	if (rc)
+		return rc;
+	r->spy.seen = 0;
+	r->spy.fail_at = nth;
+	r->spy.fail_on = on;
+	rc = open_spied(r, &b);
+	if (!rc) {
+		operate(r, b, 30, true);
+		block_close(b);
+	}
+	*reached = r->spy.seen >= nth;
+	r->spy.fail_at = 0;
+	rc = judge(r, r->image, r->ledger.tick, nth % 20 == 0);
+	if (rc)
+		fprintf(stderr, "%s: I/O %llu %s: %s\n", r->shape->name, (unsigned long long)nth,
+			on ? "and all after it fail" : "fails", strerror(-rc));
+	spy_forget(&r->spy);
+	ledger_free(&r->ledger);
+	return rc;
+}
+
+static int fault_shape(struct run *r, u64 step)
+{
+	u64 nth = 1, seed = r->seed;
+	bool reached = true;
+	int rc = 0;
+
+	for (; reached && !rc; nth += step) {
+		rc = fault_once(r, nth, false, seed, &reached);
+		if (!rc)
+			rc = fault_once(r, nth, true, seed, &reached);
+	}
+	printf("fault %-18s %llu places: %s\n", r->shape->name, (unsigned long long)(nth / step),
+	       rc ? strerror(-rc) : "ok");
+	return rc;
+}
+
+int main(int argc, char **argv)
+{
+	u64 factor = scale("BOTHY_LONG", 1), seed = scale("BOTHY_SEED", 1);
+	bool faults = argc > 1 && !strcmp(argv[1], "faults");
+	const char *only = argc > 2 ? argv[2] : NULL;
+	int bad = 0;
+
+	if (!rig_have("qemu-img")) {
+		printf("SKIP: qemu-img is missing (Debian package qemu-utils)\n");
+		return 77;
+	}
+	log_set_sink(NULL);
+	log_set_level(LOG_ERROR);
+	for (size_t i = 0; i < ARRAY_SIZE(shapes) && !bad; i++) {
+		struct run r = {.shape = &shapes[i], .seed = seed};
+
+		if (only && strcmp(only, shapes[i].name))
+			continue;
+		r.folder = rig_folder();
+		r.image = rig_path(r.folder, "image");
+		r.crashed = rig_path(r.folder, "crashed");
+		r.base = calloc(1, MAX_FILE);
+		r.trial = calloc(1, MAX_FILE);
+		if (faults) {
+			bad = fault_shape(&r, factor > 1 ? 1 : 7);
+		} else {
+			bad = crash_shape(&r, (unsigned int)(60 * factor), 1);
+			spy_forget(&r.spy);
+			ledger_free(&r.ledger);
+		}
+		if (!bad)
+			rig_folder_free(r.folder);
+		else
+			fprintf(stderr, "left in %s\n", r.folder);
+		free(r.image);
+		free(r.crashed);
+		free(r.base);
+		free(r.trial);
+	}
+	return bad != 0;
+}
