@@ -121,6 +121,7 @@ void board_free(struct machine *m)
 {
 	if (!m->bus)
 		return;
+	board_stop_user_devices(m);
 	devices_free(m->bus);
 	pci_host_free(m->pci);
 	m->pci = NULL;

@@ -15,14 +15,15 @@
 #define HYPERVISOR_TIMING   0x40000010
 #define EXTENDED_BASE	    0x80000000
 
-#define LEAF1_ECX_VMX	   BIT(5)
-#define LEAF1_ECX_X2APIC   BIT(21)
-#define LEAF1_ECX_DEADLINE BIT(24)
-#define LEAF1_ECX_HYPER	   BIT(31)
-#define LEAF1_EDX_HTT	   BIT(28)
-#define EXT1_ECX_CMPLEGACY BIT(1)
-#define EXT1_ECX_SVM	   BIT(2)
-#define EXT1_ECX_TOPOEXT   BIT(22)
+#define LEAF1_ECX_VMX	       BIT(5)
+#define LEAF1_ECX_X2APIC       BIT(21)
+#define LEAF1_ECX_DEADLINE     BIT(24)
+#define LEAF1_ECX_HYPER	       BIT(31)
+#define LEAF1_EDX_HTT	       BIT(28)
+#define EXT1_ECX_CMPLEGACY     BIT(1)
+#define EXT1_ECX_SVM	       BIT(2)
+#define EXT1_ECX_TOPOEXT       BIT(22)
+#define EXT7_EDX_INVARIANT_TSC BIT(8)
 
 /* KVM's local APIC timer counts nanoseconds. */
 #define APIC_BUS_KHZ 1000000
@@ -262,6 +263,16 @@ static void hide_nested(struct table *t)
 	drop(t, 0x8000000a, 0x8000000a);
 }
 
+/* A guest that trusts the TSC alone keeps no other clock, and could not be moved to a host with
+ * another frequency: with kvmclock it can, and loses nothing. */
+static void hide_invariant_tsc(struct table *t)
+{
+	struct kvm_cpuid_entry2 *e = find(t, 0x80000007, 0);
+
+	if (e)
+		assign_bit(&e->edx, EXT7_EDX_INVARIANT_TSC, false);
+}
+
 /* Crystal clock and TSC ratio: Linux takes the crystal for the APIC timer's clock, which it is. */
 static void frequency_leaves(struct table *t)
 {
@@ -322,6 +333,7 @@ int cpuid_make(const struct kvm_cpuid2 *supported, const struct cpuid_config *co
 	if (is_amd(&t))
 		amd_leaves(&t);
 	hide_nested(&t);
+	hide_invariant_tsc(&t);
 	frequency_leaves(&t);
 	hypervisor_leaves(&t);
 	return t.full ? err_set(err, E2BIG, "the CPUID table has no room") : 0;

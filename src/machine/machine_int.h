@@ -49,10 +49,12 @@ struct machine {
 	struct acpi_virtio_mmio virtio_mmio[32];
 	size_t virtio_mmio_count;
 	struct {
+		void (*stop)(void *object);
 		void (*release)(void *object);
 		void *object;
 	} owned[MACHINE_MAX_OWNED]; /* user_devices.h */
 	u32 owned_count;
+	u32 nets; /* network cards so far */
 	struct machine_event event;
 	u32 halted; /* vCPUs that ended in HLT, atomic */
 	bool started, paused;
@@ -85,6 +87,7 @@ void machine_close_stats(struct machine *machine);
 /* user_devices.c */
 int board_add_user_device(struct machine *machine, const struct machine_device *device,
 			  struct err *err);
+void board_stop_user_devices(struct machine *machine);
 void board_free_user_devices(struct machine *machine);
 
 extern const struct vcpu_ops machine_vcpu_ops;

@@ -1,6 +1,6 @@
 /*
- * Devices that the user asked for: one line of user_devices.def a kind; each builder makes the back end
- * and the device from the option's text.
+ * Devices that the user asked for: one line of user_devices.def a kind; each builder makes the back
+ * end and the device from the option's text.
  */
 #include <errno.h>
 #include <string.h>
@@ -33,13 +33,22 @@ int board_add_user_device(struct machine *m, const struct machine_device *device
 	return err_set(err, EINVAL, "--%s: this build has no such device", device->kind);
 }
 
-int board_own(struct machine *m, void (*release)(void *object), void *object)
+int board_own(struct machine *m, void (*stop)(void *object), void (*release)(void *object),
+	      void *object)
 {
 	if (m->owned_count == MACHINE_MAX_OWNED)
 		return -ENOSPC;
+	m->owned[m->owned_count].stop = stop;
 	m->owned[m->owned_count].release = release;
 	m->owned[m->owned_count++].object = object;
 	return 0;
+}
+
+void board_stop_user_devices(struct machine *m)
+{
+	for (u32 i = m->owned_count; i > 0; i--)
+		if (m->owned[i - 1].stop)
+			m->owned[i - 1].stop(m->owned[i - 1].object);
 }
 
 void board_free_user_devices(struct machine *m)

@@ -9,9 +9,11 @@ struct machine;
 struct device;
 struct virtio_class;
 
-/* Release object when the machine is freed, after its devices: back ends, chardevs. Last in,
- * first out. -ENOSPC: then it is still the caller's. */
-int board_own(struct machine *machine, void (*release)(void *object), void *object);
+/* When the machine is freed, call stop(object) before its devices go (may be NULL; main thread, no
+ * lock held) and release(object) after them: back ends, chardevs. Last in, first out. -ENOSPC:
+ * then it is still the caller's. */
+int board_own(struct machine *machine, void (*stop)(void *object), void (*release)(void *object),
+	      void *object);
 
 /* A virtio device on the board's transport, called stem0, stem1 ... config is the class's own; it
  * is only read during the call. NULL with the reason. */

@@ -60,7 +60,7 @@ static int open_image(struct machine *m, const struct disk *d, struct block **ou
 
 	if (rc)
 		return rc;
-	rc = board_own(m, release_block, *out);
+	rc = board_own(m, NULL, release_block, *out);
 	if (rc) {
 		block_close(*out);
 		return err_set(err, -rc, "too many devices");

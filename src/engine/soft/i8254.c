@@ -456,10 +456,14 @@ void kvm_pit_get(struct kvm *kvm, struct kvm_pit_state2 *state)
 	pthread_mutex_unlock(&kvm->arch->irq_lock);
 }
 
+/* The kernel's value for a channel that was not programmed since reset; it does not count. */
+#define MODE_NONE 0xff
+
 static int check_channels(const struct kvm_pit_state2 *state)
 {
 	for (u32 n = 0; n < 3; n++)
-		if (state->channels[n].mode > 5 || state->channels[n].count > 0x10000)
+		if ((state->channels[n].mode > 5 && state->channels[n].mode != MODE_NONE) ||
+		    state->channels[n].count > 0x10000)
 			return -EINVAL;
 	return 0;
 }
