@@ -1,6 +1,7 @@
 /* KVM_CHECK_EXTENSION and KVM_ENABLE_CAP: api.rst, sections 4.4, 4.37 and 7. */
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 #include "engine/soft/arch_int.h"
@@ -19,7 +20,6 @@ static const struct {
 	u32 cap;
 	int value;
 } values[] = {
-	{KVM_CAP_NR_VCPUS, 4},
 	{KVM_CAP_MAX_VCPUS, KVM_MAX_VCPUS},
 	{KVM_CAP_MAX_VCPU_ID, KVM_MAX_VCPU_ID},
 	{KVM_CAP_NR_MEMSLOTS, KVM_MAX_MEM_SLOTS},
@@ -93,6 +93,8 @@ static const u32 present[] = {
 
 int kvm_check_extension(struct kvm *kvm, unsigned long cap)
 {
+	if (cap == KVM_CAP_NR_VCPUS) /* recommended: one a host CPU */
+		return (int)min(sysconf(_SC_NPROCESSORS_ONLN), (long)KVM_MAX_VCPUS);
 	for (size_t i = 0; i < ARRAY_SIZE(values); i++)
 		if (values[i].cap == cap)
 			return values[i].value;

@@ -118,7 +118,7 @@ static void run_timers(struct kvm *kvm)
 		t->fn(t);
 		pthread_mutex_lock(&arch->timer_lock);
 		arch->timer_running = NULL;
-		arch->stat->timer_expiries++;
+		__atomic_fetch_add(&arch->stat->timer_expiries, 1, __ATOMIC_RELAXED);
 		pthread_cond_broadcast(&arch->timer_idle);
 	}
 	program(arch);

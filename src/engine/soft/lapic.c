@@ -398,6 +398,11 @@ static void timer_fired(struct kvm_timer *timer)
 		kvm_timer_arm(timer, apic->target_ns);
 		break;
 	case TIMER_DEADLINE:
+		/* The host's clock may be slewed against its TSC; never interrupt early. */
+		if (kvm_read_tsc(apic->vcpu) < apic->tsc_deadline) {
+			kvm_timer_arm(timer, kvm_tsc_to_ns(apic->vcpu, apic->tsc_deadline));
+			return;
+		}
 		__atomic_store_n(&apic->tsc_deadline, 0, __ATOMIC_RELAXED);
 		break;
 	}

@@ -561,6 +561,7 @@ int kvm_msr_io(struct kvm_vcpu *vcpu, struct kvm_msrs *msrs, bool write)
 
 	if (msrs->nmsrs >= MAX_MSRS_PER_IOCTL)
 		return -E2BIG;
+	kvm_vcpu_enter_guest_mode(vcpu); /* some write guest memory: slots must stay */
 	for (i = 0; i < msrs->nmsrs; i++) {
 		struct kvm_msr_entry *e = &msrs->entries[i];
 		u64 data = e->data;
@@ -570,6 +571,7 @@ int kvm_msr_io(struct kvm_vcpu *vcpu, struct kvm_msrs *msrs, bool write)
 			break;
 		e->data = data;
 	}
+	kvm_vcpu_leave_guest_mode(vcpu);
 	return (int)i;
 }
 

@@ -625,8 +625,7 @@ static int wait_irq0(struct chip_rig *rig)
 static void test_pit_interrupts(void **state)
 {
 	struct chip_rig *rig = *state;
-	volatile struct vm_stat *stat = rig->kvm->arch->stat;
-	u64 expiries;
+	u64 *count = &rig->kvm->arch->stat->timer_expiries, start;
 
 	pic_init(rig);
 	pit_load(rig, 0, 0, 1193); /* once */
@@ -637,8 +636,8 @@ static void test_pit_interrupts(void **state)
 	for (int i = 0; i < 5; i++)
 		assert_int_equal(wait_irq0(rig), 0x20);
 	/* Ticks that were not taken in time are given one after the other. */
-	expiries = stat->timer_expiries;
-	for (int i = 0; i < 10000 && stat->timer_expiries < expiries + 12; i++)
+	start = __atomic_load_n(count, __ATOMIC_RELAXED);
+	for (int i = 0; i < 10000 && __atomic_load_n(count, __ATOMIC_RELAXED) < start + 12; i++)
 		usleep(1000);
 	for (int i = 0; i < 10; i++) {
 		assert_int_equal(take(rig->vcpu[0]), 0x20);
