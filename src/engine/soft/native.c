@@ -206,7 +206,7 @@ static const struct uop *native_general(struct kvm_vcpu *vcpu, const struct uop 
 		vcpu->aflags = (u16)ret;
 	if (n->mmx)
 		mmx_written(vcpu, u, n);
-	uop_next(vcpu, u);
+	return u + 1; /* locals whose address is taken: no sibling call */
 }
 
 enum { FAST_REG, FAST_LOAD, FAST_STORE };

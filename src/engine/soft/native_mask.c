@@ -56,25 +56,25 @@ static void vmaskmov_store(struct kvm_vcpu *vcpu, const struct uop *u, unsigned 
 static const struct uop *vmaskmov_load4(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	vmaskmov_load(vcpu, u, 4);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 static const struct uop *vmaskmov_load8(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	vmaskmov_load(vcpu, u, 8);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 static const struct uop *vmaskmov_store4(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	vmaskmov_store(vcpu, u, 4);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 static const struct uop *vmaskmov_store8(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	vmaskmov_store(vcpu, u, 8);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 /* 2C to 2F: PS and PD, load and store; 8C, 8E: by W. */
@@ -170,7 +170,7 @@ static void gather(struct kvm_vcpu *vcpu, const struct uop *u, bool index8, unsi
 			memset(mask + i * size, 0, size);
 			continue;
 		}
-		v = mem_read(vcpu, gather_linear(vcpu, u, i, index8, size), size);
+		mem_read_bytes(vcpu, gather_linear(vcpu, u, i, index8, size), &v, size);
 		memcpy(data + i * size, &v, size);
 		memset(mask + i * size, 0, size);
 		io_commit(vcpu);
@@ -182,25 +182,25 @@ static void gather(struct kvm_vcpu *vcpu, const struct uop *u, bool index8, unsi
 static const struct uop *gather_d4(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	gather(vcpu, u, false, 4);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 static const struct uop *gather_d8(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	gather(vcpu, u, false, 8);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 static const struct uop *gather_q4(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	gather(vcpu, u, true, 4);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 static const struct uop *gather_q8(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	gather(vcpu, u, true, 8);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 static int gather_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)

@@ -178,7 +178,7 @@ static const struct uop *x87_reg(struct kvm_vcpu *vcpu, const struct uop *u)
 	check_x87(vcpu);
 	x87_run(vcpu, n, NULL);
 	set_pointers(vcpu, u, n);
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 /* A store may be withheld (unmasked exception): then the operand is written back as it was. */
@@ -208,7 +208,7 @@ static const struct uop *x87_mem(struct kvm_vcpu *vcpu, const struct uop *u)
 	set_pointers(vcpu, u, n);
 	vcpu->fpu.fdp = uop_ea(vcpu, u);
 	vcpu->fpu.fds = vcpu->ctl.seg[u->seg].selector;
-	uop_next(vcpu, u);
+	return u + 1;
 }
 
 /* Bytes of the memory operand by opcode and ModRM.reg; 0: no such instruction. State forms (FLDENV
