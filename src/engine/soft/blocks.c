@@ -333,6 +333,14 @@ static bool fetch_rest(struct build *s, unsigned int have)
 	return true;
 }
 
+static void fuse(struct uop *compare, unsigned int cc)
+{
+	uop_fn *fused = branch_fuse(compare->fn, cc);
+
+	if (fused)
+		compare->fn = fused;
+}
+
 static enum step build_one(struct build *s)
 {
 	struct kvm_vcpu *vcpu = s->vcpu;
@@ -372,6 +380,8 @@ static enum step build_one(struct build *s)
 		if (s->one)
 			u->fn = insn.row->oper->any;
 		branch_link(u, s->gpa & (PAGE_SIZE - 1));
+		if (s->slot > 1 && branch_is_jcc(u))
+			fuse(u - 1, u->vreg);
 		return STEP_END;
 	}
 	return STEP_MORE;

@@ -182,6 +182,7 @@ void mem_write_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 va
 void *mem_rmw_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
 
 /* Host memory of guest pages: other vCPUs write it meanwhile, so each access is one instruction. */
+typedef u8 __attribute__((may_alias)) guest_u8;
 typedef u16 __attribute__((aligned(1), may_alias)) guest_u16;
 typedef u32 __attribute__((aligned(1), may_alias)) guest_u32;
 typedef u64 __attribute__((aligned(1), may_alias)) guest_u64;

@@ -6,64 +6,39 @@
  * the next block up with the checks of CS. exit_request is looked at here, once a block.
  */
 #include "engine/soft/ops_branch.h"
+#include "engine/soft/ops_chain.h"
 #include "engine/soft/ops_int.h"
 #include "engine/soft/ops_stack.h"
 
 /* ---- the ways on ---- */
 
-/* ctl.rip is that of the next block. */
-static COLD const struct uop *enter_linked(UOP_ARGS, unsigned int way)
+const struct uop *chain_enter_linked(UOP_ARGS, unsigned int way)
 {
 	struct branch_links *links = (struct branch_links *)(u + 1);
-	u32 drops = vcpu_cpu(vcpu)->blocks.drops;
+	struct blocks *b = &vcpu_cpu(vcpu)->blocks;
+	const struct jump_entry *e = &b->jump[jump_index(vcpu->ctl.rip)];
+	u32 drops = b->drops;
 	const struct uop *to;
 
 	vcpu->uop = &uop_between;
 	if (__atomic_load_n(&vcpu->exit_request, __ATOMIC_ACQUIRE))
 		return NULL;
+	if (!links->same_page[way] && chain_jump_hits(vcpu, e, vcpu->ctl.rip))
+		uop_goto(vcpu, e->uop);
 	to = blocks_enter(vcpu);
 	/* The arena may have been emptied, and this block with it. */
-	if (to && links->same_page[way] && drops == vcpu_cpu(vcpu)->blocks.drops)
+	if (to && links->same_page[way] && drops == b->drops)
 		links->to[way] = to;
 	return to;
 }
 
-static COLD const struct uop *enter_looked_up(UOP_ARGS)
+COLD const struct uop *chain_enter_looked_up(UOP_ARGS)
 {
 	vcpu->uop = &uop_between;
 	if (__atomic_load_n(&vcpu->exit_request, __ATOMIC_ACQUIRE))
 		return NULL;
 	return blocks_enter(vcpu);
 }
-
-static inline bool exit_requested(const struct kvm_vcpu *vcpu)
-{
-	return __atomic_load_n(&vcpu->exit_request, __ATOMIC_RELAXED);
-}
-
-#define GO_LINKED(rip_value, way, count)                                                           \
-	do {                                                                                       \
-		const struct uop *to_ = ((const struct branch_links *)(u + 1))->to[way];           \
-                                                                                                   \
-		vcpu->ctl.rip = (rip_value);                                                       \
-		vcpu->ctl.instructions += (count);                                                 \
-		if (unlikely(!to_ || exit_requested(vcpu)))                                        \
-			return enter_linked(vcpu, u, way);                                         \
-		uop_goto(vcpu, to_);                                                               \
-	} while (0)
-
-#define GO_LOOKED_UP(rip_value, count)                                                             \
-	do {                                                                                       \
-		u64 rip_ = (rip_value);                                                            \
-		const struct jump_entry *e_ = &vcpu_cpu(vcpu)->blocks.jump[jump_index(rip_)];      \
-                                                                                                   \
-		vcpu->ctl.rip = rip_;                                                              \
-		vcpu->ctl.instructions += (count);                                                 \
-		if (unlikely(e_->rip != rip_ || e_->tag != vcpu->jump_tag[rip_ >> 63] ||           \
-			     exit_requested(vcpu)))                                                \
-			return enter_looked_up(vcpu, u);                                           \
-		uop_goto(vcpu, e_->uop);                                                           \
-	} while (0)
 
 /* The end of a block without a branch: at the page's end, or full. */
 static const struct uop *fall_64(UOP_ARGS)
@@ -114,8 +89,6 @@ static u64 check_target(struct kvm_vcpu *vcpu, const struct uop *u, u64 rip)
 
 /* ---- JMP, Jcc ---- */
 
-#define FALL_RIP (vcpu->ctl.rip + u->off + u->len)
-
 static const struct uop *jmp_64(UOP_ARGS)
 {
 	GO_LINKED(vcpu->ctl.rip + u->imm, 0, u->nr + 1u);
@@ -139,8 +112,6 @@ OP_BRANCH(jmp_any)
 			GO_LINKED(vcpu->ctl.rip + u->imm, 0, u->nr + 1u);                          \
 		GO_LINKED(FALL_RIP, 1, u->nr + 1u);                                                \
 	}
-#define ALL_CC(M)                                                                                  \
-	M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
 ALL_CC(JCC)
 
 #define JCC_NAME(CC) jcc_##CC##_64,
@@ -152,9 +123,6 @@ OP_BRANCH(jcc_any)
 		return check_target(vcpu, u, vcpu->ctl.rip + u->imm);
 	return uop_next_rip(vcpu, u);
 }
-
-/* Fused compare and branch: the compare's own fields, the branch's condition in vreg and its target
- * in a slot of its own (branch_fuse()). */
 
 static int jmp_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
 {
@@ -182,6 +150,11 @@ const struct operation oper_jcc = {
 	.ends = true,
 	.build = jcc_build,
 };
+
+bool branch_is_jcc(const struct uop *u)
+{
+	return u->vreg < 16 && u->fn == jcc_64[u->vreg];
+}
 
 void branch_link(struct uop *u, u64 page_off)
 {
@@ -313,15 +286,102 @@ const struct operation oper_ret = {
 	.build = ret_build,
 };
 
-OP_BRANCH(jmp_rm)
+OP_BRANCH(jmp_rm_any)
 {
 	return check_target(vcpu, u, uop_read_rm(vcpu, u));
 }
 
-OP_BRANCH(call_rm)
+OP_BRANCH(call_rm_any)
 {
 	u64 target = check_call_target(vcpu, u, uop_read_rm(vcpu, u));
 
 	push_value(vcpu, uop_next_rip(vcpu, u), 1u << u->osize);
 	return target;
 }
+
+static inline bool canonical_48(u64 rip)
+{
+	return (s64)(rip << 16) >> 16 == (s64)rip;
+}
+
+static const struct uop *jmp_r_64(UOP_ARGS)
+{
+	u64 target = REG64(u->rm);
+
+	if (unlikely(!canonical_48(target)))
+		return op_jmp_rm_any(vcpu, u);
+	GO_LOOKED_UP(target, u->nr + 1u);
+}
+
+static const struct uop *jmp_m_64(UOP_ARGS)
+{
+	const void *p;
+	u64 target;
+
+	FAST_LINEAR(linear, return op_jmp_rm_any(vcpu, u))
+	p = tlb_pointer(vcpu, linear, 8, ACCESS_READ);
+	if (unlikely(!p))
+		return op_jmp_rm_any(vcpu, u);
+	target = *(const volatile guest_u64 *)p;
+	if (unlikely(!canonical_48(target)))
+		return op_jmp_rm_any(vcpu, u);
+	GO_LOOKED_UP(target, u->nr + 1u);
+}
+
+static const struct uop *call_r_64(UOP_ARGS)
+{
+	u64 target = REG64(u->rm), sp = vcpu->ctl.gpr[RSP] - 8;
+	void *p = tlb_pointer(vcpu, sp, 8, ACCESS_WRITE);
+
+	if (unlikely(!p || !canonical_48(target)))
+		return op_call_rm_any(vcpu, u);
+	*(volatile guest_u64 *)p = FALL_RIP;
+	vcpu->ctl.gpr[RSP] = sp;
+	GO_LOOKED_UP(target, u->nr + 1u);
+}
+
+static const struct uop *call_m_64(UOP_ARGS)
+{
+	u64 sp = vcpu->ctl.gpr[RSP] - 8, target;
+	const void *p;
+	void *stack;
+
+	FAST_LINEAR(linear, return op_call_rm_any(vcpu, u))
+	p = tlb_pointer(vcpu, linear, 8, ACCESS_READ);
+	stack = tlb_pointer(vcpu, sp, 8, ACCESS_WRITE);
+	if (unlikely(!p || !stack))
+		return op_call_rm_any(vcpu, u);
+	target = *(const volatile guest_u64 *)p;
+	if (unlikely(!canonical_48(target)))
+		return op_call_rm_any(vcpu, u);
+	*(volatile guest_u64 *)stack = FALL_RIP;
+	vcpu->ctl.gpr[RSP] = sp;
+	GO_LOOKED_UP(target, u->nr + 1u);
+}
+
+static int jmp_rm_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	if (u->mode64)
+		u->fn = u->mem ? jmp_m_64 : jmp_r_64;
+	return 0;
+}
+
+static int call_rm_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	if (u->mode64)
+		u->fn = u->mem ? call_m_64 : call_r_64;
+	return 0;
+}
+
+const struct operation oper_jmp_rm = {
+	.name = "jmp_rm",
+	.any = op_jmp_rm_any,
+	.ends = true,
+	.build = jmp_rm_build,
+};
+const struct operation oper_call_rm = {
+	.name = "call_rm",
+	.any = op_call_rm_any,
+	.ends = true,
+	.build = call_rm_build,
+};

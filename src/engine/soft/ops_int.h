@@ -81,7 +81,7 @@
 		p = tlb_pointer(vcpu, linear, BITS / 8, ACCESS_READ);                              \
 		if (unlikely(!p))                                                                  \
 			return NAME##_slow(vcpu, u);                                               \
-		val = *(const volatile u##BITS *)p;                                                \
+		val = *(const volatile guest_u##BITS *)p;                                          \
 		__VA_ARGS__                                                                        \
 		uop_next(vcpu, u);                                                                 \
 	}
@@ -103,7 +103,7 @@
 		p = tlb_pointer(vcpu, linear, BITS / 8, ACCESS_WRITE);                             \
 		if (unlikely(!p))                                                                  \
 			return NAME##_slow(vcpu, u);                                               \
-		*(volatile u##BITS *)p = (u##BITS)(VALUE);                                         \
+		*(volatile guest_u##BITS *)p = (u##BITS)(VALUE);                                   \
 		uop_next(vcpu, u);                                                                 \
 	}
 
@@ -116,7 +116,7 @@
 	{                                                                                          \
 		u16 fl __attribute__((unused)) = vcpu->aflags;                                     \
 		u##BITS val __attribute__((unused)) = 0;                                           \
-		volatile u##BITS *p;                                                               \
+		volatile guest_u##BITS *p;                                                         \
 		struct rmw_slow slow;                                                              \
 		u64 linear;                                                                        \
                                                                                                    \
@@ -136,7 +136,7 @@
 	{                                                                                          \
 		u16 fl __attribute__((unused)) = vcpu->aflags;                                     \
 		u##BITS val __attribute__((unused)) = 0;                                           \
-		volatile u##BITS *p;                                                               \
+		volatile guest_u##BITS *p;                                                         \
                                                                                                    \
 		FAST_LINEAR(linear, return NAME##_slow(vcpu, u))                                   \
 		p = tlb_pointer(vcpu, linear, BITS / 8, ACCESS_WRITE);                             \
