@@ -354,21 +354,6 @@ static int disk_count(struct audit *a, u64 cluster, u64 *count)
 	return rc;
 }
 
-/* Give back what is counted and not referenced. Locked. */
-static int mend_leak(struct audit *a, u64 cluster, u64 by)
-{
-	struct qcow2 *s = a->s;
-	int rc = 0;
-
-	while (by && !rc) {
-		int step = (int)min(by, (u64)INT32_MAX);
-
-		rc = qcow2_refcount_add(s, cluster << s->cluster_bits, 1, -step);
-		by -= (u64)step;
-	}
-	return rc;
-}
-
 static int compare(struct audit *a)
 {
 	/* Counts behind the end of the file are leaks as well: as far as there are blocks. */
@@ -378,9 +363,16 @@ static int compare(struct audit *a)
 
 	end = max(end, a->clusters);
 	for (u64 c = 0; c < end && !rc; c++) {
-		u64 have;
-		u32 want = count_of(a, c);
+		u64 have, region = c >> a->s->refblock_bits;
+		u32 want;
 
+		/* A sparse file may claim any number of clusters: pass over where nothing is. */
+		if ((region >= a->s->reftable_size || !a->s->reftable[region]) &&
+		    (c / CHUNK >= a->nchunks || !a->chunks[c / CHUNK])) {
+			c = min(c | (BIT(a->s->refblock_bits) - 1), c | (CHUNK - 1));
+			continue;
+		}
+		want = count_of(a, c);
 		rc = disk_count(a, c, &have);
 		if (rc || have == want)
 			continue;
@@ -391,7 +383,7 @@ static int compare(struct audit *a)
 			a->out->errors++;
 			a->bad_blocks = true;
 		} else if (a->fix & BLOCK_FIX_LEAKS) {
-			rc = mend_leak(a, c, have - want);
+			rc = qcow2_refcount_set(a->s, c << a->s->cluster_bits, want);
 			a->out->leaks_fixed++;
 		} else {
 			a->out->leaks++;
@@ -465,7 +457,7 @@ static bool region_used(const struct audit *a, const struct rebuilt *r, u64 regi
 }
 
 /* Where it goes: behind the last cluster in use. */
-static void rebuilt_layout(struct audit *a, struct rebuilt *r)
+static int rebuilt_layout(struct audit *a, struct rebuilt *r)
 {
 	u64 per = BIT(a->s->refblock_bits);
 
@@ -474,6 +466,8 @@ static void rebuilt_layout(struct audit *a, struct rebuilt *r)
 	for (;;) {
 		u64 regions = div_round_up(r->end, per), blocks = 0, table;
 
+		if (regions > QCOW2_MAX_REFTABLE / 8)
+			return -EFBIG;
 		for (u64 i = 0; i < regions; i++)
 			blocks += region_used(a, r, i);
 		table = div_round_up(regions * 8, a->s->cluster_size);
@@ -484,6 +478,7 @@ static void rebuilt_layout(struct audit *a, struct rebuilt *r)
 		r->end = r->first + r->blocks + r->table;
 	}
 	r->entries = r->table * a->s->cluster_size / 8;
+	return 0;
 }
 
 static int write_rebuilt(struct audit *a, const struct rebuilt *r, u64 *table)
@@ -569,7 +564,9 @@ static int rebuild(struct audit *a)
 		return rc;
 	/* A cluster of the old structure must stay as it is until the header points elsewhere. */
 	a->highest = max(a->highest, a->clusters - 1);
-	rebuilt_layout(a, &r);
+	rc = rebuilt_layout(a, &r);
+	if (rc)
+		return rc;
 	if (r.table << s->cluster_bits > QCOW2_MAX_REFTABLE)
 		return -EFBIG;
 	table = calloc(r.entries, 8);

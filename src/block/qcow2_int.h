@@ -311,6 +311,8 @@ void qcow2_refcount_put(u8 *block, u32 order, u64 index, u64 value);
 /* Locked. */
 int qcow2_refcount_get(struct qcow2 *s, u64 offset, u64 *count);
 int qcow2_refcount_add(struct qcow2 *s, u64 offset, u64 clusters, int delta);
+/* For repair: -ENOENT where there is no block for it. */
+int qcow2_refcount_set(struct qcow2 *s, u64 offset, u64 count);
 
 /* ---- qcow2_alloc.c: all locked ---- */
 

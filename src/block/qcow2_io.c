@@ -515,17 +515,31 @@ static int clear_entries(struct qcow2 *s, u64 start, u64 end, u32 how)
 	return 0;
 }
 
+/* Where no L2 table is, and none is needed, there is nothing to clear: the end of that stretch. */
+static u64 skip_absent(struct qcow2 *s, u64 at, u64 end, u32 how)
+{
+	u64 span = BIT(s->cluster_bits + s->l2_bits);
+
+	if (s->block.backing && !(how & (CLEAR_DISCARD | CLEAR_UNCOVER)))
+		return at;
+	while (at < end && !(s->l1[qcow2_l1_index(s, at)] & QCOW2_OFFSET))
+		at = align_down(at, span) + span;
+	return min(at, end);
+}
+
 static int clear_clusters(struct qcow2 *s, u64 start, u64 end, u32 how)
 {
 	int rc = 0;
 
 	for (u64 at = start; at < end && !rc;) {
 		/* A piece at a time: others want the lock, and the cache has a limit. */
-		u64 upto = min(end, at + 1024 * s->cluster_size);
 		struct qcow2_busy busy;
 		bool full;
+		u64 upto;
 
 		pthread_mutex_lock(&s->lock);
+		at = skip_absent(s, at, end, how);
+		upto = min(end, at + 1024 * s->cluster_size);
 		rc = qcow2_begin_writing(s);
 		if (!rc) {
 			qcow2_busy_enter(s, &busy, at, upto);

@@ -85,6 +85,14 @@ static u64 refcount_max(const struct qcow2 *s)
 	return s->h.refcount_order == 6 ? ~0ULL : BIT(1u << s->h.refcount_order) - 1;
 }
 
+static void set_in(struct qcow2 *s, struct qcow2_tab *tab, u64 index, u64 count)
+{
+	u32 order = s->h.refcount_order;
+
+	qcow2_refcount_put(tab->data, order, index, count);
+	qcow2_tab_dirty(s, &s->refblocks, tab, (index << order) / 8, order < 3 ? 1 : BIT(order) / 8);
+}
+
 static int add_one(struct qcow2 *s, u64 cluster, int delta)
 {
 	u32 order = s->h.refcount_order;
@@ -105,6 +113,20 @@ static int add_one(struct qcow2 *s, u64 cluster, int delta)
 	qcow2_refcount_put(tab->data, order, index, count + (u64)(s64)delta);
 	qcow2_tab_dirty(s, &s->refblocks, tab, (index << order) / 8,
 			order < 3 ? 1 : BIT(order) / 8);
+	return 0;
+}
+
+int qcow2_refcount_set(struct qcow2 *s, u64 offset, u64 count)
+{
+	u64 cluster = offset >> s->cluster_bits;
+	struct qcow2_tab *tab;
+	int rc = block_of(s, cluster, &tab);
+
+	if (rc || !tab)
+		return rc ? rc : -ENOENT;
+	if (count > refcount_max(s))
+		return -EOVERFLOW;
+	set_in(s, tab, cluster & (BIT(s->refblock_bits) - 1), count);
 	return 0;
 }
 
