@@ -1,6 +1,8 @@
 /*
  * Runs a fuzz target without libFuzzer: on each file named (or in a directory named), and with
- * --random COUNT SEED on random inputs, which is what the tests do.
+ * --random COUNT SEED on random inputs, which is what the tests do. After --mutate COUNT SEED each
+ * file is run COUNT times more with a few of its bytes changed: for formats that random inputs
+ * never look like.
  */
 #include <dirent.h>
 #include <stdint.h>
@@ -10,6 +12,51 @@
 #include <sys/stat.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct {
+	unsigned long count;
+	uint64_t state;
+	const char *last;
+} mutate;
+
+static void save(const char *path, const uint8_t *data, size_t size);
+
+static uint64_t random_next(void)
+{
+	mutate.state = mutate.state * 6364136223846793005ULL + 1442695040888963407ULL;
+	return mutate.state >> 32;
+}
+
+/* Numbers at the edges of 8, 16 and 32 bits are what lengths and offsets break on. */
+static void change_some(uint8_t *buf, size_t n)
+{
+	static const uint32_t edges[] = {0,	 1,	 0x7f,	     0x80,	 0xff,	     0xfff,
+					 0x1000, 0xffff, 0x7fffffff, 0x80000000, 0xfffffff0, ~0u};
+	unsigned int changes = 1 + random_next() % 4;
+
+	while (changes--) {
+		size_t at = random_next() % (random_next() % 2 ? n : n < 0x300 ? n : 0x300);
+		size_t len = (size_t)1 << random_next() % 3;
+		uint32_t value = (uint32_t)random_next();
+
+		if (random_next() % 2)
+			value = edges[random_next() % (sizeof(edges) / sizeof(edges[0]))];
+		memcpy(buf + at, &value, len < n - at ? len : n - at);
+	}
+}
+
+static void run_mutated(const uint8_t *data, size_t n)
+{
+	static uint8_t buf[1 << 20];
+
+	for (unsigned long i = 0; i < mutate.count && n; i++) {
+		memcpy(buf, data, n);
+		change_some(buf, n);
+		if (mutate.last)
+			save(mutate.last, buf, n);
+		LLVMFuzzerTestOneInput(buf, n);
+	}
+}
 
 static int run_file(const char *path)
 {
@@ -24,6 +71,7 @@ static int run_file(const char *path)
 	n = fread(buf, 1, sizeof(buf), f);
 	fclose(f);
 	LLVMFuzzerTestOneInput(buf, n);
+	run_mutated(buf, n);
 	return 0;
 }
 
@@ -88,6 +136,11 @@ int main(int argc, char **argv)
 			fflush(stdout);
 			run_random(strtoul(argv[i + 1], NULL, 0), strtoull(argv[i + 2], NULL, 0),
 				   last);
+			i += 2;
+		} else if (!strcmp(argv[i], "--mutate") && i + 2 < argc) {
+			mutate.count = strtoul(argv[i + 1], NULL, 0);
+			mutate.state = strtoull(argv[i + 2], NULL, 0);
+			mutate.last = last;
 			i += 2;
 		} else {
 			rc |= run_path(argv[i]);
