@@ -166,9 +166,8 @@ static void set_u64(struct rig *rig, u64 at, u64 value)
 	memcpy(rig->ram + at, &value, 8);
 }
 
-static void flat(struct rig *rig, int bits)
+static void flat(struct rig *rig, struct vcpu_control *c, int bits)
 {
-	struct vcpu_control *c = &rig->vcpu.ctl;
 
 	for (int i = SEG_ES; i <= SEG_GS; i++)
 		c->seg[i] = (struct segment){.selector = i == SEG_CS ? 8 : 16,
@@ -184,10 +183,8 @@ static void flat(struct rig *rig, int bits)
 	c->gdtr = (struct desc_ptr){GDT, 23};
 }
 
-static void make_idt(struct rig *rig, int bits)
+static void make_idt(struct rig *rig, struct vcpu_control *c, int bits)
 {
-	struct vcpu_control *c = &rig->vcpu.ctl;
-
 	for (unsigned int v = 0; v < 256; v++) {
 		u64 h = rig_handler(v);
 
@@ -208,11 +205,11 @@ static void make_idt(struct rig *rig, int bits)
 	c->idtr = (struct desc_ptr){IDT, bits == 16 ? 1023 : bits == 32 ? 2047 : 4095};
 }
 
-void rig_mode(struct rig *rig, int bits)
+void rig_mode_vcpu(struct rig *rig, struct kvm_vcpu *vcpu, int bits)
 {
-	struct vcpu_control *c = &rig->vcpu.ctl;
+	struct vcpu_control *c = &vcpu->ctl;
 
-	interpreter_ops.vcpu_reset(&rig->vcpu, false);
+	interpreter_ops.vcpu_reset(vcpu, false);
 	memset(c->gpr, 0, sizeof(c->gpr));
 	c->rip = RIG_CODE;
 	c->gpr[RSP] = RIG_STACK;
@@ -224,7 +221,7 @@ void rig_mode(struct rig *rig, int bits)
 		c->seg[SEG_CS].selector = RIG_CODE >> 4;
 		c->gpr[RSP] = 0xf000;
 	} else {
-		flat(rig, bits);
+		flat(rig, c, bits);
 		c->cr0 |= 1;
 	}
 	if (bits == 64) {
@@ -235,11 +232,35 @@ void rig_mode(struct rig *rig, int bits)
 		c->cr0 |= 1u << 31;
 		c->efer = EFER_LME | EFER_LMA | EFER_SCE | EFER_NX;
 	}
-	make_idt(rig, bits);
-	interpreter_ops.state_changed(&rig->vcpu);
+	make_idt(rig, c, bits);
+	interpreter_ops.state_changed(vcpu);
+}
+
+void rig_mode(struct rig *rig, int bits)
+{
+	rig_mode_vcpu(rig, &rig->vcpu, bits);
 }
 
 /* ---- life ---- */
+
+static void vcpu_make(struct rig *rig, struct kvm_vcpu *vcpu)
+{
+	vcpu->kvm = &rig->kvm;
+	vcpu->index = (int)rig->kvm.nr_vcpus;
+	vcpu->run = calloc(3, PAGE_SIZE);
+	vcpu->pio_data = (u8 *)vcpu->run + PAGE_SIZE;
+	vcpu->stat = &rig->stat;
+	vcpu->guest_maxphyaddr_mask = MASK(39, 0);
+	if (interpreter_ops.vcpu_init(vcpu))
+		abort();
+	rig->kvm.vcpus[rig->kvm.nr_vcpus++] = vcpu;
+}
+
+static void vcpu_drop(struct kvm_vcpu *vcpu)
+{
+	interpreter_ops.vcpu_free(vcpu);
+	free(vcpu->run);
+}
 
 struct rig *rig_new(void)
 {
@@ -250,35 +271,40 @@ struct rig *rig_new(void)
 	rig->slot.hva = rig->ram;
 	rig->interrupt = -1;
 	rig->kvm.exec = &interpreter_ops;
-	rig->vcpu.kvm = &rig->kvm;
-	rig->vcpu.run = calloc(3, PAGE_SIZE);
-	rig->vcpu.pio_data = (u8 *)rig->vcpu.run + PAGE_SIZE;
-	rig->vcpu.stat = &rig->stat;
-	rig->vcpu.guest_maxphyaddr_mask = MASK(39, 0);
-	if (interpreter_ops.vm_init(&rig->kvm) || interpreter_ops.vcpu_init(&rig->vcpu))
+	if (interpreter_ops.vm_init(&rig->kvm))
 		abort();
-	rig->kvm.vcpus[0] = &rig->vcpu;
-	rig->kvm.nr_vcpus = 1;
+	vcpu_make(rig, &rig->vcpu);
 	return rig;
+}
+
+void rig_add_second(struct rig *rig)
+{
+	vcpu_make(rig, &rig->second);
 }
 
 void rig_free(struct rig *rig)
 {
-	interpreter_ops.vcpu_free(&rig->vcpu);
+	vcpu_drop(&rig->vcpu);
+	if (rig->second.cpu)
+		vcpu_drop(&rig->second);
 	interpreter_ops.vm_free(&rig->kvm);
 	munmap(rig->ram, RIG_RAM);
-	free(rig->vcpu.run);
 	free(rig);
+}
+
+int rig_run_vcpu(struct kvm_vcpu *vcpu)
+{
+	int rc;
+
+	__atomic_store_n(&vcpu->in_guest, 1, __ATOMIC_SEQ_CST);
+	rc = interpreter_ops.run(vcpu);
+	__atomic_store_n(&vcpu->in_guest, 0, __ATOMIC_SEQ_CST);
+	return rc ? rc : (int)vcpu->run->exit_reason;
 }
 
 int rig_run(struct rig *rig)
 {
-	int rc;
-
-	rig->vcpu.in_guest = 1;
-	rc = interpreter_ops.run(&rig->vcpu);
-	rig->vcpu.in_guest = 0;
-	return rc ? rc : (int)rig->vcpu.run->exit_reason;
+	return rig_run_vcpu(&rig->vcpu);
 }
 
 int rig_run_code(struct rig *rig, const void *code, size_t len)

@@ -18,6 +18,7 @@
 struct rig {
 	struct kvm kvm;
 	struct kvm_vcpu vcpu;
+	struct kvm_vcpu second; /* after rig_add_second() */
 	struct kvm_memory_slot slot;
 	struct vcpu_stat stat;
 	u8 *ram;
@@ -26,16 +27,19 @@ struct rig {
 };
 
 struct rig *rig_new(void);
+void rig_add_second(struct rig *rig);
 void rig_free(struct rig *rig);
 
 /* Bring the vCPU to a mode, ring 0: 16 (real mode), 32 (flat, protected), 64. Registers are 0 but
  * RSP and RIP; an IDT sends vector n to a HLT at rig_handler(n). */
 void rig_mode(struct rig *rig, int bits);
+void rig_mode_vcpu(struct rig *rig, struct kvm_vcpu *vcpu, int bits);
 u64 rig_handler(unsigned int vector);
 
 /* Put code at RIG_CODE and run until an exit: its reason, or the negative result. */
 int rig_run_code(struct rig *rig, const void *code, size_t len);
 int rig_run(struct rig *rig);
+int rig_run_vcpu(struct kvm_vcpu *vcpu);
 
 #define RIG_RUN(rig, ...)                                                                          \
 	rig_run_code(rig, (const u8[]){__VA_ARGS__, 0xf4}, sizeof((const u8[]){__VA_ARGS__}) + 1)

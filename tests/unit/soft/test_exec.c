@@ -319,6 +319,56 @@ static void test_arena(void **state)
 	}
 }
 
+/*
+ * Cross-modifying code: one vCPU changes an immediate of code that the other one calls, then tells
+ * it so, and waits for the answer; the other must never see the old one.
+ */
+static void *run_second(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+
+	return (void *)(long)rig_run_vcpu(vcpu);
+}
+
+static void test_cross_modifying(void **state)
+{
+	/* 1: inc ebx; mov [rdi+1], ebx; mov [rsi], ebx; 2: pause; cmp [rsi+64], ebx; jne 2b;
+	 * cmp ebx, edx; jb 1b; hlt */
+	static const u8 writer[] = {0xff, 0xc3, 0x89, 0x5f, 0x01, 0x89, 0x1e, 0xf3, 0x90, 0x39,
+				    0x5e, 0x40, 0x75, 0xf9, 0x39, 0xd3, 0x72, 0xee, 0xf4};
+	/* 1: mov ecx, [rsi]; cmp ebx, ecx; je 1b; mov ebx, ecx; xor eax, eax; call rdi;
+	 * cmp ecx, eax; jne 3f; mov [rsi+64], ecx; cmp ecx, edx; jb 1b; hlt; 3: ud2 */
+	static const u8 reader[] = {0x8b, 0x0e, 0x39, 0xcb, 0x74, 0xfa, 0x89, 0xcb, 0x31,
+				    0xc0, 0xff, 0xd7, 0x39, 0xc1, 0x75, 0x08, 0x89, 0x4e,
+				    0x40, 0x39, 0xd1, 0x72, 0xe9, 0xf4, 0x0f, 0x0b};
+	const u64 function = RIG_DATA + 3, reader_at = RIG_CODE + 0x8000, rounds = 3000;
+	struct rig *rig = *state;
+	pthread_t thread;
+	void *result;
+
+	rig_add_second(rig);
+	rig_mode_vcpu(rig, &rig->second, 64);
+	rig_mode(rig, 64);
+	memcpy(rig->ram + function, (u8[]){0xb8, 0, 0, 0, 0, 0xc3}, 6);
+	memcpy(rig->ram + reader_at, reader, sizeof(reader));
+	memcpy(rig->ram + RIG_CODE, writer, sizeof(writer));
+	for (int i = 0; i < 2; i++) {
+		u64 *gpr = i ? rig->second.ctl.gpr : rig->vcpu.ctl.gpr;
+
+		gpr[RDI] = function;
+		gpr[RSI] = RIG_DATA + 0x4000;
+		gpr[RDX] = rounds;
+	}
+	rig->second.ctl.rip = reader_at;
+	rig->second.ctl.gpr[RSP] = RIG_STACK + 0x8000;
+	pthread_create(&thread, NULL, run_second, &rig->second);
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	pthread_join(thread, &result);
+	assert_int_equal((long)result, KVM_EXIT_HLT);
+	assert_int_equal(rig->second.ctl.rip, reader_at + 24);
+	assert_int_equal(rig->second.ctl.gpr[RCX], rounds);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -335,6 +385,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_user_step, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_exits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_string_io, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cross_modifying, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_arena, setup, teardown),
 	};
 
