@@ -24,7 +24,7 @@ const struct uop *chain_enter_linked(UOP_ARGS, unsigned int way)
 	if (__atomic_load_n(&vcpu->exit_request, __ATOMIC_ACQUIRE))
 		return NULL;
 	if (!links->same_page[way] && chain_jump_hits(vcpu, e, vcpu->ctl.rip))
-		uop_goto(vcpu, e->uop);
+		return e->uop;
 	to = blocks_enter(vcpu);
 	/* The arena may have been emptied, and this block with it. */
 	if (to && links->same_page[way] && drops == b->drops)

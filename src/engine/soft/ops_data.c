@@ -64,7 +64,13 @@ const struct operation oper_lea = {.name = "lea", .fn = {[FORM_RM] = FN3(lea)}};
 	})                                                                                         \
 	RMW_OP(                                                                                    \
 		xchg_mr_##BITS, BITS,                                                              \
-		{ val = __atomic_exchange_n(p, READ_##BITS(u->reg), __ATOMIC_SEQ_CST); },          \
+		{                                                                                  \
+			val = READ_##BITS(u->reg);                                                 \
+			asm volatile("xchg" SFX_##BITS " %0, %1"                                   \
+				     : "+r"(val), "+m"(*p)                                         \
+				     :                                                             \
+				     : "memory");                                                  \
+		},                                                                                 \
 		WRITE_##BITS(u->reg, val);)
 ALL4(XCHG)
 
