@@ -1,0 +1,94 @@
+/* The socket device: packets and queues (vsock.c), connections and host sockets (vsock_conn.c).
+ * Everything runs on the main loop with the bus lock held. */
+#ifndef VIRTIO_VSOCK_INT_H
+#define VIRTIO_VSOCK_INT_H
+
+#include <sys/un.h>
+
+#include "base/list.h"
+#include "virtio/virtio.h"
+
+#define VSOCK_HOST_CID	  2
+#define VSOCK_BUF_ALLOC	  (256 * 1024u) /* what one connection may send ahead of us */
+#define VSOCK_MAX_CONNS	  1024
+#define VSOCK_MAX_LOST	  64 /* resets for connections that we do not have */
+#define VSOCK_HEADER_SIZE 44
+
+struct vsock_header {
+	u64 src_cid, dst_cid;
+	u32 src_port, dst_port, len;
+	u16 type, op;
+	u32 flags, buf_alloc, fwd_cnt;
+};
+
+enum vsock_conn_state {
+	VSOCK_HELLO,	 /* the host's program has not said CONNECT yet */
+	VSOCK_REQUESTED, /* the guest has not answered yet */
+	VSOCK_CONNECTED,
+	VSOCK_CLOSED, /* only the reset is to be sent */
+};
+
+struct vsock_conn {
+	struct vsock *vsock;
+	struct list link; /* in vsock->conns; the one served last is at the end */
+	enum vsock_conn_state state;
+	u32 guest_port, host_port;
+	struct loop_watch watch; /* fd: the host's socket, -1: closed */
+	u32 pending;		 /* BIT(op) of packets to send */
+	bool readable;		 /* there may be something to read from the socket */
+	bool host_eof;		 /* the host's program sends no more */
+	u32 guest_shut;		 /* SHUTDOWN flags that the guest sent */
+	/* To the guest: 5.10.6.3. */
+	u32 tx_cnt, peer_alloc, peer_fwd;
+	/* From the guest: what the socket has taken, what the guest knows of it, what waits. */
+	u32 fwd_cnt, told_fwd;
+	u8 *buf; /* VSOCK_BUF_ALLOC bytes, a ring; NULL while nothing ever waited */
+	u32 head, len;
+	char hello[24];
+	u32 hello_len;
+};
+
+struct vsock {
+	struct virtio_device dev;
+	struct list conns;
+	unsigned int nconns;
+	u32 next_port;
+	struct vsock_header lost[VSOCK_MAX_LOST]; /* answer these with a reset */
+	unsigned int nlost;
+	bool reset_event; /* connections are gone: tell the guest */
+	struct loop_watch listener;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	bool bound;
+};
+
+/* ---- vsock_conn.c ---- */
+
+int vsock_listen(struct vsock *vsock, struct err *err);
+void vsock_unlisten(struct vsock *vsock);
+/* A guest's program connects: NULL when nobody listens or there are too many. */
+struct vsock_conn *vsock_conn_to_host(struct vsock *vsock, u32 guest_port, u32 host_port);
+struct vsock_conn *vsock_conn_lookup(struct vsock *vsock, u32 guest_port, u32 host_port);
+void vsock_conn_free(struct vsock_conn *conn);
+void vsock_conns_free(struct vsock *vsock);
+/* The guest accepted: tell the host's program. */
+void vsock_conn_accepted(struct vsock_conn *conn);
+/* Data from the guest: to the socket, and what it does not take, to the buffer. False when there
+ * is more than we allowed, or the socket is gone. */
+bool vsock_conn_write(struct vsock_conn *conn, const struct iovec *iov, size_t niov);
+/* Data for the guest: at most `len` bytes into the vector; 0: none now, or the end (host_eof). */
+u32 vsock_conn_read(struct vsock_conn *conn, struct iovec *iov, size_t niov, u32 len);
+/* The guest sends (and receives) no more. */
+void vsock_conn_shutdown(struct vsock_conn *conn, u32 flags);
+/* How much the guest can take now. */
+u32 vsock_conn_credit(const struct vsock_conn *conn);
+/* Watch the socket for what can be handled now. */
+void vsock_conn_update(struct vsock_conn *conn);
+/* Close the socket and leave only a reset to be sent. */
+void vsock_conn_reset(struct vsock_conn *conn);
+
+/* ---- vsock.c ---- */
+
+/* Send what is pending while the guest has buffers. */
+void vsock_pump(struct vsock *vsock);
+
+#endif
