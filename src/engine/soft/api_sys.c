@@ -42,7 +42,7 @@ static int system_ioctl(void *object, unsigned int request, unsigned long arg)
 	case KVM_GET_MSRS:
 		return get_msrs((struct kvm_msrs *)arg);
 	case KVM_X86_GET_MCE_CAP_SUPPORTED:
-		*(u64 *)arg = 0; /* no banks */
+		*(u64 *)arg = KVM_SUPPORTED_MCE_CAP;
 		return 0;
 	default:
 		return -EINVAL;

@@ -246,10 +246,20 @@ static int do_kvmclock_ctrl(struct kvm_vcpu *vcpu, unsigned long arg)
 	return kvm_kvmclock_ctrl(vcpu);
 }
 
-/* No machine-check banks: a set-up that asks for none is fine. */
 static int do_setup_mce(struct kvm_vcpu *vcpu, unsigned long arg)
 {
-	return *P(u64) & 0xff ? -EINVAL : 0;
+	return kvm_setup_mce(vcpu, *P(u64));
+}
+
+static int do_set_mce(struct kvm_vcpu *vcpu, unsigned long arg)
+{
+	return kvm_set_mce(vcpu, P(struct kvm_x86_mce));
+}
+
+/* KVM_CAP_VAPIC is absent; to have no page is the state that users restore at reset. */
+static int do_set_vapic_addr(struct kvm_vcpu *vcpu, unsigned long arg)
+{
+	return lapic_in_kernel(vcpu) && !P(struct kvm_vapic_addr)->vapic_addr ? 0 : -EINVAL;
 }
 
 static int do_enable_cap(struct kvm_vcpu *vcpu, unsigned long arg)
@@ -298,6 +308,8 @@ static const struct vcpu_ioctl ioctls[] = {
 	{KVM_TRANSLATE, do_translate},
 	{KVM_KVMCLOCK_CTRL, do_kvmclock_ctrl},
 	{KVM_X86_SETUP_MCE, do_setup_mce},
+	{KVM_X86_SET_MCE, do_set_mce},
+	{KVM_SET_VAPIC_ADDR, do_set_vapic_addr},
 	{KVM_ENABLE_CAP, do_enable_cap},
 	{KVM_GET_STATS_FD, do_get_stats_fd},
 };

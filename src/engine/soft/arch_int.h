@@ -14,10 +14,12 @@
 #include "engine/soft/soft_int.h"
 #include "os/thread.h"
 
-#define KVM_MAX_VCPU_ID	   1024
-#define KVM_MAX_IRQ_ROUTES 4096
-#define KVM_IOAPIC_PINS	   KVM_IOAPIC_NUM_PINS
-#define KVM_RUN_PAGES	   3 /* struct kvm_run, PIO data, coalesced ring */
+#define KVM_MAX_VCPU_ID	      1024
+#define KVM_MAX_IRQ_ROUTES    4096
+#define KVM_MAX_MCE_BANKS     32
+#define KVM_SUPPORTED_MCE_CAP ((1ULL << 8) | (1ULL << 24)) /* MCG_CTL and recovery */
+#define KVM_IOAPIC_PINS	      KVM_IOAPIC_NUM_PINS
+#define KVM_RUN_PAGES	      3 /* struct kvm_run, PIO data, coalesced ring */
 
 struct kvm_pic;
 struct kvm_ioapic;
@@ -119,7 +121,11 @@ struct kvm_vcpu_arch {
 	bool clock_paused;		/* KVM_KVMCLOCK_CTRL */
 	u64 poll_control, hwcr, de_cfg; /* MSRs */
 
-	u64 smbase;
+	/* machine check (mce.c) */
+	u64 mcg_cap;
+	u64 mce[KVM_MAX_MCE_BANKS][4];
+	bool triple_fault; /* leave with KVM_EXIT_SHUTDOWN */
+
 	int stat_fd;
 };
 
@@ -296,6 +302,14 @@ int kvm_get_msr_list(struct kvm_msr_list *list, bool features);
 int kvm_msr_io(struct kvm_vcpu *vcpu, struct kvm_msrs *msrs, bool write);
 int kvm_feature_msr_io(struct kvm_msrs *msrs);
 void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init_event);
+
+/* ---- machine check (mce.c) ---- */
+
+int kvm_setup_mce(struct kvm_vcpu *vcpu, u64 cap);
+int kvm_set_mce(struct kvm_vcpu *vcpu, const struct kvm_x86_mce *mce);
+/* The register of a bank, or NULL. */
+u64 *kvm_mce_msr(struct kvm_vcpu *vcpu, u32 msr);
+bool kvm_mce_write_valid(u32 msr, u64 data, bool host);
 
 /* ---- statistics (stats.c) ---- */
 

@@ -46,6 +46,7 @@ enum {
 	MSR_MTRR_FIX4K = 0x268,
 	MSR_PAT = 0x277,
 	MSR_MTRR_DEF_TYPE = 0x2ff,
+	MSR_MC0_CTL = 0x400,
 	MSR_TSC_DEADLINE = 0x6e0,
 	MSR_X2APIC = 0x800,
 	MSR_XSS = 0xda0,
@@ -254,7 +255,9 @@ static u64 *stored(struct kvm_vcpu *vcpu, u32 msr)
 	case MSR_KVM_WALL_CLOCK_NEW:
 		return &vcpu->kvm->arch->wall_clock_gpa;
 	default:
-		return mtrr_field(m, msr);
+		return msr >= MSR_MC0_CTL && msr < MSR_MC0_CTL + 4 * KVM_MAX_MCE_BANKS
+			       ? kvm_mce_msr(vcpu, msr)
+			       : mtrr_field(m, msr);
 	}
 }
 
@@ -288,7 +291,7 @@ static int get_computed(struct kvm_vcpu *vcpu, u32 msr, u64 *data, bool host)
 		*data = ARCH_CAPS;
 		return !host && !guest_has(vcpu, FEATURE_ARCH_CAPABILITIES);
 	case MSR_MCG_CAP:
-		*data = 0;
+		*data = vcpu->arch->mcg_cap;
 		return 0;
 	case MSR_TSC_DEADLINE:
 		*data = kvm_get_tsc_deadline(vcpu);
@@ -412,8 +415,9 @@ static int check_stored(struct kvm_vcpu *vcpu, u32 msr, u64 data, bool host)
 	case MSR_MISC_FEATURES:
 		return data != 0;
 	case MSR_SMI_COUNT:
-	case MSR_MCG_CTL:
 		return !host;
+	case MSR_MCG_CTL:
+		return !host && (!(vcpu->arch->mcg_cap >> 8 & 1) || (data && ~data));
 	case MSR_MCG_STATUS:
 		return !host && data;
 	case MSR_HWCR:
@@ -423,6 +427,8 @@ static int check_stored(struct kvm_vcpu *vcpu, u32 msr, u64 data, bool host)
 	case MSR_KVM_POLL_CONTROL:
 		return (data & ~1ULL) != 0;
 	default:
+		if (kvm_mce_msr(vcpu, msr))
+			return !kvm_mce_write_valid(msr, data, host);
 		return mtrr_field(&vcpu->msr, msr) && !mtrr_valid(vcpu, msr, data);
 	}
 }

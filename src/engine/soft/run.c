@@ -133,6 +133,11 @@ int kvm_handle_requests(struct kvm_vcpu *vcpu)
 	}
 	if (vcpu->arch->pending_ioapic_eoi >= 0)
 		return leave_for_eoi(vcpu);
+	if (vcpu->arch->triple_fault) {
+		vcpu->arch->triple_fault = false;
+		vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
+		return 1;
+	}
 	if (out_now(vcpu))
 		return -EINTR;
 	return 0;
