@@ -1,6 +1,6 @@
 /*
- * From the reset vector to C, in 32-bit (BITS == 32) or long mode. The image is linked at 0x10000
- * and starts by copying itself there from the ROM at 0xf0000.
+ * From the reset vector to C, in 32-bit (BITS == 32) or long mode. The image is linked at 0x8000, so
+ * that real mode reaches it with a segment of 0, and starts by copying itself there from the ROM.
  */
 	.code16
 	.section .text.start, "ax"
@@ -10,17 +10,16 @@ _start:
 	cld
 	movw $0xf000, %ax
 	movw %ax, %ds
-	movw $0x1000, %ax
+	xorw %ax, %ax
 	movw %ax, %es
 	xorw %si, %si
-	xorw %di, %di
-	movw $0x8000, %cx
+	movw $0x8000, %di
+	movw $0x4000, %cx
 	rep movsw
-	ljmp $0x1000, $(real - 0x10000)
+	ljmp $0, $real
 real:
-	movw $0x1000, %ax
-	movw %ax, %ds
 	xorw %ax, %ax
+	movw %ax, %ds
 	movw %ax, %ss
 	movw $0x7000, %sp
 	movw $0xe9, %dx
@@ -28,7 +27,7 @@ real:
 	outb %al, %dx
 	movb $'\n', %al
 	outb %al, %dx
-	lgdtl gdt_pointer - 0x10000
+	lgdtl gdt_pointer
 	movl %cr0, %eax
 	orl $0x21, %eax		/* PE, NE */
 	andl $0x9fffffff, %eax	/* caches on */
@@ -90,7 +89,7 @@ long_mode:
 
 	.section .reset, "ax"
 	.code16
-	ljmp $0xf000, $(_start - 0x10000)
+	ljmp $0xf000, $0
 	.balign 16, 0
 
 	.data
