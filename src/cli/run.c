@@ -136,6 +136,19 @@ static int open_trace(struct run *r, struct err *err)
 	return r->config.trace ? 0 : err_set(err, errno, "--trace %s: %s", text, strerror(errno));
 }
 
+/* What a PC has when nothing is said: user-mode NAT. */
+static void add_default_devices(struct run *r)
+{
+	struct run_options *o = &r->options;
+	bool net = machine_choose_board(&r->config) != BOARD_PC;
+
+	for (u32 i = 0; i < o->devices; i++)
+		net |= !strcmp(o->device[i].kind, "net");
+	if (!net && o->devices < RUN_MAX_LIST)
+		o->device[o->devices++] = (struct machine_device){"net", "user", true};
+	r->config.device_count = o->devices;
+}
+
 static int make_config(struct run *r, struct err *err)
 {
 	struct run_options *o = &r->options;
@@ -150,7 +163,6 @@ static int make_config(struct run *r, struct err *err)
 	memcpy(c->reg, o->reg, sizeof(c->reg));
 	c->reg_count = o->regs;
 	c->devices = o->device;
-	c->device_count = o->devices;
 	c->no_reboot = o->no_reboot;
 	c->timed = o->stats;
 	c->name = o->name;
@@ -158,7 +170,10 @@ static int make_config(struct run *r, struct err *err)
 		rc = open_images(r, err);
 	if (!rc)
 		rc = make_boot_options(r, err);
-	return rc ? rc : open_trace(r, err);
+	if (!rc)
+		rc = open_trace(r, err);
+	add_default_devices(r);
+	return rc;
 }
 
 static int open_chardevs(struct run *r, struct err *err)

@@ -38,6 +38,7 @@ struct machine_reg {
 struct machine_device {
 	const char *kind;
 	const char *spec; /* the option's text */
+	bool optional;	  /* a default: where it cannot be had, go on without it */
 };
 
 struct machine_config {

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "machine/machine_int.h"
 #include "machine/user_devices.h"
 
@@ -26,6 +27,10 @@ int board_add_user_device(struct machine *m, const struct machine_device *device
 		if (strcmp(builders[i].kind, device->kind))
 			continue;
 		rc = builders[i].build(m, device->spec, err);
+		if (rc && device->optional) {
+			log_debug("%s", err->text);
+			return 0;
+		}
 		if (rc)
 			err_prefix(err, "--%s %s", device->kind, device->spec);
 		return rc;

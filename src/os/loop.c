@@ -298,6 +298,16 @@ static s64 sleep_ns(struct loop *loop, s64 limit)
 	return ns;
 }
 
+int loop_fd(const struct loop *loop)
+{
+	return loop->epoll_fd;
+}
+
+s64 loop_wait_ns(struct loop *loop)
+{
+	return sleep_ns(loop, -1);
+}
+
 static int wait_events(struct loop *loop, s64 ns)
 {
 	struct timespec ts = {.tv_sec = ns / (s64)NSEC_PER_SEC, .tv_nsec = ns % (s64)NSEC_PER_SEC};

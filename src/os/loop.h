@@ -24,6 +24,10 @@ void loop_free(struct loop *loop);
 int loop_run(struct loop *loop);
 /* Wait for at most timeout_ns (-1: for ever) and dispatch once; 0, or -errno. */
 int loop_run_once(struct loop *loop, s64 timeout_ns);
+/* For a thread that has to wait for more than the loop knows: a descriptor that is readable when
+ * loop_run_once(loop, 0) has something to do, and how long to wait for it at most (-1: for ever). */
+int loop_fd(const struct loop *loop);
+s64 loop_wait_ns(struct loop *loop);
 /* Any thread. */
 void loop_stop(struct loop *loop, int value);
 
