@@ -48,6 +48,9 @@ struct harness_engine {
 	size_t irqfd_count;
 	struct kvm_ioeventfd doorbells[64];
 	size_t doorbell_count;
+	struct kvm_coalesced_mmio_zone zones[64];
+	size_t zone_count;
+	struct kvm_coalesced_mmio_ring *ring; /* a page; after the first coalesced write */
 };
 
 /* ---- the clock: instead of os/clock.c ---- */
@@ -165,6 +168,22 @@ static int engine_ioeventfd(struct harness_engine *e, const struct kvm_ioeventfd
 	return 0;
 }
 
+static int engine_add_zone(struct harness_engine *e, const struct kvm_coalesced_mmio_zone *zone)
+{
+	if (e->zone_count == ARRAY_SIZE(e->zones))
+		return -ENOSPC;
+	e->zones[e->zone_count++] = *zone;
+	return 0;
+}
+
+static int engine_del_zone(struct harness_engine *e, const struct kvm_coalesced_mmio_zone *zone)
+{
+	for (size_t i = 0; i < e->zone_count; i++)
+		if (e->zones[i].addr == zone->addr && e->zones[i].pio == zone->pio)
+			e->zones[i--] = e->zones[--e->zone_count];
+	return 0;
+}
+
 static int fake_ioctl(int fd, unsigned long request, unsigned long arg)
 {
 	struct harness_engine *e = engine_of(fd);
@@ -186,9 +205,11 @@ static int fake_ioctl(int fd, unsigned long request, unsigned long arg)
 		return engine_irqfd(e, (const void *)arg);
 	case KVM_IOEVENTFD:
 		return engine_ioeventfd(e, (const void *)arg);
-	case KVM_SET_USER_MEMORY_REGION:
 	case KVM_REGISTER_COALESCED_MMIO:
+		return engine_add_zone(e, (const void *)arg);
 	case KVM_UNREGISTER_COALESCED_MMIO:
+		return engine_del_zone(e, (const void *)arg);
+	case KVM_SET_USER_MEMORY_REGION:
 		return 0;
 	default:
 		return -ENOTTY;
@@ -234,6 +255,7 @@ static void engine_free(struct harness_engine *e)
 		if (engines[i] == e)
 			engines[i] = NULL;
 	close(e->vm.fd);
+	free(e->ring);
 	free(e->routes);
 	free(e);
 }
@@ -377,6 +399,43 @@ void harness_write(struct harness *h, gpa_t addr, unsigned int size, u64 value)
 	value &= MASK(8 * size - 1, 0);
 	if (!engine_doorbell(h->engine, false, addr, size, value))
 		bus_mmio(h->bus, addr, true, size, &value);
+}
+
+static bool in_zone(const struct harness_engine *e, gpa_t addr, unsigned int size)
+{
+	for (size_t i = 0; i < e->zone_count; i++) {
+		const struct kvm_coalesced_mmio_zone *z = &e->zones[i];
+
+		if (!z->pio && addr >= z->addr && addr + size <= z->addr + z->size)
+			return true;
+	}
+	return false;
+}
+
+bool harness_write_coalesced(struct harness *h, gpa_t addr, unsigned int size, u64 value)
+{
+	struct harness_engine *e = h->engine;
+	struct kvm_coalesced_mmio *entry;
+	u32 max;
+
+	if (!in_zone(e, addr, size)) {
+		harness_write(h, addr, size, value);
+		return false;
+	}
+	if (!e->ring) {
+		e->ring = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+		assert_non_null(e->ring);
+		memset(e->ring, 0, PAGE_SIZE);
+		bus_set_coalesced_ring(h->bus, e->ring);
+	}
+	max = (u32)((PAGE_SIZE - sizeof(*e->ring)) / sizeof(*entry));
+	if ((e->ring->last + 1) % max == e->ring->first)
+		bus_drain_coalesced(h->bus);
+	entry = &e->ring->coalesced_mmio[e->ring->last];
+	*entry = (struct kvm_coalesced_mmio){.phys_addr = addr, .len = size};
+	memcpy(entry->data, &value, size);
+	e->ring->last = (e->ring->last + 1) % max;
+	return true;
 }
 
 void *harness_ram(struct harness *h, gpa_t addr, u64 len)

@@ -69,6 +69,9 @@ void harness_ins(struct harness *h, u16 port, unsigned int size, void *data, u32
 void harness_outs(struct harness *h, u16 port, unsigned int size, const void *data, u32 count);
 u64 harness_read(struct harness *h, gpa_t addr, unsigned int size);
 void harness_write(struct harness *h, gpa_t addr, unsigned int size, u64 value);
+/* A write into a coalesced range is queued, as in an engine, until the next access; true. Anywhere
+ * else it is done at once; false. */
+bool harness_write_coalesced(struct harness *h, gpa_t addr, unsigned int size, u64 value);
 
 /* Host pointer to RAM; the test fails where it is none. */
 void *harness_ram(struct harness *h, gpa_t addr, u64 len);
