@@ -122,6 +122,10 @@ static void bridge_resources(struct aml *a, const struct acpi_config *c)
 	if (pci->mmio32_size)
 		res_memory_window32(&res, (u32)pci->mmio32_base,
 				    (u32)(pci->mmio32_base + pci->mmio32_size - 1));
+	/* Firmware that does not know the board puts BARs just below the IOAPIC. */
+	if (!c->virtio_mmio_count)
+		res_memory_window32(&res, LAYOUT_ECAM_BASE + LAYOUT_ECAM_BUSES * MiB,
+				    LAYOUT_IOAPIC - 1);
 	if (pci->mmio64_size)
 		res_memory_window64(&res, pci->mmio64_base,
 				    pci->mmio64_base + pci->mmio64_size - 1);

@@ -26,7 +26,7 @@
 #define LAYOUT_EBDA	     0x9fc00ULL
 #define LAYOUT_ROM_BASE	     0xc0000ULL
 #define LAYOUT_ACPI_BASE     0xe0000ULL /* RSDP first: kernels scan from here */
-#define LAYOUT_ACPI_SIZE     0x20000ULL
+#define LAYOUT_ACPI_SIZE     0x10000ULL
 #define LAYOUT_LOW_MAX	     0xc0000000ULL
 #define LAYOUT_MMIO32_BASE   0xc0000000ULL
 #define LAYOUT_MMIO32_END    0xe0000000ULL
