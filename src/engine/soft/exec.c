@@ -297,7 +297,9 @@ static int run(struct kvm_vcpu *vcpu)
 	vcpu->uop = &uop_between;
 	vcpu->events = true;
 	vcpu_cpu(vcpu)->unwind = io_complete(vcpu) ? UNWIND_STEP : UNWIND_NONE;
+	native_enter(vcpu);
 	rc = loop(vcpu);
+	native_leave(vcpu);
 	vcpu->ctl.rflags = flags_get(vcpu);
 	return rc;
 }

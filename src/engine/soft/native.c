@@ -29,15 +29,12 @@ void native_denied_avx(struct kvm_vcpu *vcpu)
 	raise_exception(vcpu, NM_VECTOR);
 }
 
-/* Leave this operation to another one that does more. */
-#define uop_again(fn, vcpu, u) UOP_TAIL return fn(vcpu, u)
+/* ---- operands ---- */
 
 void native_check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
 {
 	mem_check_alignment(vcpu, linear, size == 10 ? 8 : min(size, 16u));
 }
-
-/* ---- operands ---- */
 
 static void *operand_ptr(struct kvm_vcpu *vcpu, u8 kind, u8 field)
 {
@@ -121,14 +118,17 @@ static u32 fp_trial(struct kvm_vcpu *vcpu, const struct native_insn *n, const vo
 		    const void *rm, void *vvvv, void *x4, u32 control)
 {
 	struct trial t = {.rm = {0}};
-	u32 mxcsr = (control & ~MXCSR_FLAGS) | MXCSR_MASKS;
+	u32 flags;
 
 	memcpy(t.reg, reg, n->reg == GW || n->reg == MW ? 8 : 32);
-	memcpy(t.rm, rm, n->size ? n->size : n->rm == GR ? 8 : n->rm == MR ? 8 : 32);
-	n->stub(t.reg, t.rm, vvvv, vcpu->ctl.gpr, x4, &mxcsr);
+	memcpy(t.rm, rm, n->size ? n->size : n->rm == GR || n->rm == MR ? 8 : 32);
+	host_set_mxcsr((control & ~MXCSR_FLAGS) | MXCSR_MASKS);
+	n->stub(t.reg, t.rm, vvvv, vcpu->ctl.gpr, x4);
+	flags = host_mxcsr() & MXCSR_FLAGS;
+	mxcsr_set(vcpu, vcpu->fpu.mxcsr);
 	if (n->desc->map == 3 && n->desc->op == VCVTPS2PH && half_denormal(t.rm, n->size))
-		mxcsr |= MXCSR_UE;
-	return mxcsr & MXCSR_FLAGS;
+		flags |= MXCSR_UE;
+	return flags;
 }
 
 /*
@@ -139,7 +139,7 @@ static u32 fp_trial(struct kvm_vcpu *vcpu, const struct native_insn *n, const vo
 static void fp_check(struct kvm_vcpu *vcpu, const struct native_insn *n, const void *reg,
 		     const void *rm, void *vvvv, void *x4)
 {
-	u32 mxcsr = vcpu->fpu.mxcsr, unmasked = ~(mxcsr >> MASK_SHIFT) & MXCSR_FLAGS, flags;
+	u32 mxcsr = mxcsr_get(vcpu), unmasked = ~(mxcsr >> MASK_SHIFT) & MXCSR_FLAGS, flags;
 
 	if (unmasked & MXCSR_UE)
 		mxcsr &= ~MXCSR_FZ;
@@ -150,7 +150,7 @@ static void fp_check(struct kvm_vcpu *vcpu, const struct native_insn *n, const v
 		return;
 	if (flags & unmasked & MXCSR_PRE)
 		flags &= MXCSR_PRE;
-	vcpu->fpu.mxcsr |= flags;
+	mxcsr_set(vcpu, vcpu->fpu.mxcsr | flags);
 	raise_exception(vcpu, vcpu->ctl.cr4 & CR4_OSXMMEXCPT ? XM_VECTOR : UD_VECTOR);
 }
 
@@ -177,12 +177,11 @@ static void check_all(struct kvm_vcpu *vcpu, const struct native_insn *n)
 }
 
 /* Everything: what the specialised ones below leave out. */
-static const struct uop *native_general(struct kvm_vcpu *vcpu, const struct uop *u)
+const struct uop *native_general(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	const struct native_insn *n = u->ptr;
 	struct bounce b = {.store = false};
 	void *reg, *rm, *vvvv = vec_ptr(vcpu, u->vreg), *x4 = vcpu->fpu.ymm[n->x4];
-	u32 *mxcsr = &vcpu->fpu.mxcsr, masked = *mxcsr | MXCSR_MASKS;
 	u64 ret;
 
 	vcpu->uop = u;
@@ -193,15 +192,11 @@ static const struct uop *native_general(struct kvm_vcpu *vcpu, const struct uop 
 	reg = operand_ptr(vcpu, n->reg, u->reg);
 	if (!u->mem)
 		rm = operand_ptr(vcpu, n->rm, u->rm);
-	if (n->fp && unlikely(~*mxcsr & MXCSR_MASKS)) {
+	if (n->fp && unlikely(~vcpu->fpu.mxcsr & MXCSR_MASKS))
 		fp_check(vcpu, n, reg, rm, vvvv, x4);
-		mxcsr = &masked;
-	}
-	ret = n->stub(reg, rm, vvvv, vcpu->ctl.gpr, x4, mxcsr);
+	ret = n->stub(reg, rm, vvvv, vcpu->ctl.gpr, x4);
 	if (unlikely(b.store))
 		mem_write_bytes(vcpu, b.linear, b.data, n->size);
-	if (mxcsr == &masked)
-		vcpu->fpu.mxcsr |= masked & MXCSR_FLAGS;
 	if (n->flags_out)
 		vcpu->aflags = (u16)ret;
 	if (n->mmx)
@@ -209,73 +204,15 @@ static const struct uop *native_general(struct kvm_vcpu *vcpu, const struct uop 
 	return u + 1; /* locals whose address is taken: no sibling call */
 }
 
-enum { FAST_REG, FAST_LOAD, FAST_STORE };
-
-/* Vector registers and at most one memory operand in place; no flags, no MMX. False: not done. */
-static inline __attribute__((always_inline)) bool
-native_fast(struct kvm_vcpu *vcpu, const struct uop *u, bool vex, bool fp, int form)
+void native_enter(struct kvm_vcpu *vcpu)
 {
-	const struct native_insn *n = u->ptr;
-	void *rm;
-
-	vcpu->uop = u;
-	if (vex)
-		check_avx(vcpu);
-	else
-		check_sse(vcpu);
-	if (fp && unlikely(~vcpu->fpu.mxcsr & MXCSR_MASKS))
-		return false;
-	if (form == FAST_REG) {
-		rm = vec_ptr(vcpu, u->rm);
-	} else {
-		rm = tlb_pointer(vcpu, operand_linear(vcpu, u, n), n->size,
-				 form == FAST_STORE ? ACCESS_WRITE : ACCESS_READ);
-		if (unlikely(!rm))
-			return false;
-	}
-	n->stub(vec_ptr(vcpu, u->reg), rm, vec_ptr(vcpu, u->vreg), vcpu->ctl.gpr,
-		vcpu->fpu.ymm[n->x4], &vcpu->fpu.mxcsr);
-	return true;
+	mxcsr_set(vcpu, vcpu->fpu.mxcsr);
 }
 
-#define FAST(name, vex, fp, form)                                                                  \
-	static const struct uop *name(struct kvm_vcpu *vcpu, const struct uop *u)                  \
-	{                                                                                          \
-		if (unlikely(!native_fast(vcpu, u, vex, fp, form)))                                \
-			uop_again(native_general, vcpu, u);                                        \
-		uop_next(vcpu, u);                                                                 \
-	}
-
-FAST(sse_reg, false, false, FAST_REG)
-FAST(sse_load, false, false, FAST_LOAD)
-FAST(sse_store, false, false, FAST_STORE)
-FAST(sse_fp_reg, false, true, FAST_REG)
-FAST(sse_fp_load, false, true, FAST_LOAD)
-FAST(avx_reg, true, false, FAST_REG)
-FAST(avx_load, true, false, FAST_LOAD)
-FAST(avx_store, true, false, FAST_STORE)
-FAST(avx_fp_reg, true, true, FAST_REG)
-FAST(avx_fp_load, true, true, FAST_LOAD)
-
-static uop_fn *const fast_table[2][2][3] = {
-	{{sse_reg, sse_load, sse_store}, {sse_fp_reg, sse_fp_load, native_general}},
-	{{avx_reg, avx_load, avx_store}, {avx_fp_reg, avx_fp_load, native_general}},
-};
-
-static bool is_vector(u8 kind)
+void native_leave(struct kvm_vcpu *vcpu)
 {
-	return kind == OP_NONE || kind == VR || kind == VW || kind == VM;
-}
-
-static uop_fn *choose(const struct native_insn *n)
-{
-	int form = n->size == 0 ? FAST_REG : n->store ? FAST_STORE : FAST_LOAD;
-
-	if (n->mmx || n->flags_out || !is_vector(n->reg) || (!n->size && !is_vector(n->rm)))
-		return native_general;
-	if (n->size && !is_vector(n->rm) && n->rm != GR && n->rm != GW)
-		return native_general;
-	return fast_table[n->vex][n->fp][form];
+	mxcsr_get(vcpu);
+	host_set_mxcsr(MXCSR_DEFAULT);
 }
 
 /* ---- decoding ---- */
@@ -317,6 +254,17 @@ static void form_fill(struct native_form *f, const struct insn *insn, const stru
 	}
 }
 
+static uop_fn *choose(const struct native_insn *n, const struct uop *u)
+{
+	uop_fn *fn = NULL;
+
+	if (!u->mem)
+		fn = n->operation[0];
+	else if (u->amode == AM_BASE || u->amode == AM_INDEX)
+		fn = n->operation[u->amode == AM_INDEX];
+	return fn ? fn : native_general;
+}
+
 static int native_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
 {
 	u8 map = insn->vex ? insn->map - MAP_VEX1 + 1 : insn->map;
@@ -337,7 +285,7 @@ static int native_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct u
 	if (!n)
 		return -ENOMEM;
 	u->ptr = (void *)(uintptr_t)n;
-	u->fn = choose(n);
+	u->fn = choose(n, u);
 	return 0;
 }
 

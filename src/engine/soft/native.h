@@ -29,6 +29,14 @@ void native_features(struct native_features *f);
 int native_init(struct kvm_vcpu *vcpu);
 void native_free(struct kvm_vcpu *vcpu);
 
+/*
+ * Around the run loop, on the vCPU's thread. Between them the host's MXCSR is the guest's with all
+ * exceptions masked, and what is executed meanwhile is general-register code, or uses vector
+ * registers for integers and copies at most; fpu.mxcsr lacks the flags that have come up since.
+ */
+void native_enter(struct kvm_vcpu *vcpu);
+void native_leave(struct kvm_vcpu *vcpu);
+
 /* RESET, or INIT (which leaves XMM, YMM and MXCSR alone, SDM vol. 3 table 10-1). */
 void native_reset(struct kvm_vcpu *vcpu, bool init_event);
 

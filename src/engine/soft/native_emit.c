@@ -1,143 +1,36 @@
 /*
- * Stubs: host code that executes one form of one instruction.
+ * Emitting stubs: host code that executes one form of one instruction.
  *
- * 1. What is emitted comes from native_table and from the fields of its key; guest bytes other than
- *    an immediate never get into the arena.
- * 2. A key has at most one stub. When the arena is full, all of them go, and decoding reports out
- * of memory: the caller then drops every block of the vCPU, and with them every pointer to a stub.
- * 3. The arena is mapped twice: written through one mapping, executed through the other.
- * 4. Stubs only use caller-saved registers, and leave MXCSR and the x87 unit as they found them.
+ * 1. What is emitted comes from native_table and from the fields of the form; guest bytes other
+ * than an immediate never get into it.
+ * 2. A stub only uses caller-saved registers. It relies on MXCSR being the guest's, all exceptions
+ *    masked (native_enter()), and leaves the x87 unit and the upper vector halves as it found them.
+ * 3. emit_operation() makes the operation of a uop itself: it changes nothing before the last jump
+ *    to the slow one, which starts the instruction over.
  */
-#define _GNU_SOURCE
-#include <cpuid.h>
-#include <errno.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "engine/soft/cpu.h"
-#include "engine/soft/native_int.h"
+#include "engine/soft/native_emit.h"
 
-#define ARENA_SIZE (4 * MiB)
-#define ARENA_HEAD 64
-#define STUB_MAX   128
-#define INSN_MAX   16384u
-#define HASH_SIZE  (2 * INSN_MAX)
-#define MAPS	   3
-#define INDEX_SIZE (MAPS * 4 * 256)
-#define KEY_X87	   (1u << 31)
+enum { HRAX, HRCX, HRDX, HRSI = 6, HRDI, HR8, HR9, HR10, HNONE = 16 };
 
-struct native {
-	u8 *rw;
-	const u8 *rx;
-	size_t used;
-	struct native_insn *hash[HASH_SIZE]; /* open addressing */
-	struct native_insn insn[INSN_MAX];   /* those in use come first */
-	u32 count;
-	bool has[F_COUNT]; /* enum native_feature */
-	/* rows by (map, pfx, op): the first, and the next with the same place; 0 ends */
-	u16 first[INDEX_SIZE];
-	u16 next[]; /* native_table_len + 1 */
-};
-
-/* ---- the host ---- */
-
-struct host_cpu {
-	u32 c1, d1, b7, c7, d7, ec1, ed1, xa;
-	bool avx;
-};
-
-static void host_cpu_read(struct host_cpu *h)
-{
-	u32 a, b, c, d, lo, hi;
-
-	memset(h, 0, sizeof(*h));
-	__cpuid(1, a, b, h->c1, h->d1);
-	if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
-		h->b7 = b;
-		h->c7 = c;
-		h->d7 = d;
-	}
-	if (__get_cpuid(0x80000001, &a, &b, &c, &d)) {
-		h->ec1 = c;
-		h->ed1 = d;
-	}
-	if ((h->c1 & bit_OSXSAVE) && (h->c1 & bit_AVX)) {
-		__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-		h->avx = (lo & 6) == 6;
-		if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d))
-			h->xa = a;
-	}
-}
-
-void native_features(struct native_features *f)
-{
-	struct host_cpu h;
-
-	host_cpu_read(&h);
-	memset(f, 0, sizeof(*f));
-	f->leaf1_ecx = h.c1 & (bit_SSE3 | bit_PCLMUL | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 |
-			       bit_MOVBE | bit_POPCNT | bit_AES | bit_RDRND);
-	f->leaf1_edx = h.d1 & (bit_MMX | bit_FXSAVE | bit_SSE | bit_SSE2 | 1 | 1u << 19);
-	f->leaf7_ebx = h.b7 & (bit_BMI | bit_BMI2 | bit_ADX | bit_RDSEED | bit_SHA |
-			       bit_CLFLUSHOPT | bit_CLWB);
-	f->ext1_ecx = h.ec1 & (bit_LZCNT | bit_PRFCHW);
-	f->mxcsr_mask = MXCSR_VALID;
-	f->xcr0 = XCR0_X87 | XCR0_SSE;
-	f->leaf1_ecx |= bit_XSAVE; /* done in C */
-	f->leafd1_eax = 1;	   /* XSAVEOPT, likewise */
-	if (h.avx) {
-		f->xcr0 |= XCR0_AVX;
-		f->leaf1_ecx |= h.c1 & (bit_AVX | bit_FMA | bit_F16C);
-		f->leaf7_ebx |= h.b7 & bit_AVX2;
-	}
-}
-
-static void host_features(bool has[F_COUNT])
-{
-	struct native_features f;
-
-	native_features(&f);
-	has[F_MMX] = f.leaf1_edx & bit_MMX;
-	has[F_SSE] = f.leaf1_edx & bit_SSE;
-	has[F_SSE2] = f.leaf1_edx & bit_SSE2;
-	has[F_SSE3] = f.leaf1_ecx & bit_SSE3;
-	has[F_SSSE3] = f.leaf1_ecx & bit_SSSE3;
-	has[F_SSE41] = f.leaf1_ecx & bit_SSE4_1;
-	has[F_SSE42] = f.leaf1_ecx & bit_SSE4_2;
-	has[F_AES] = f.leaf1_ecx & bit_AES;
-	has[F_PCLMUL] = f.leaf1_ecx & bit_PCLMUL;
-	has[F_SHA] = f.leaf7_ebx & bit_SHA;
-	has[F_AVX] = f.leaf1_ecx & bit_AVX;
-	has[F_AVX2] = f.leaf7_ebx & bit_AVX2;
-	has[F_FMA] = f.leaf1_ecx & bit_FMA;
-	has[F_F16C] = f.leaf1_ecx & bit_F16C;
-	has[F_BMI1] = f.leaf7_ebx & bit_BMI;
-	has[F_BMI2] = f.leaf7_ebx & bit_BMI2;
-	has[F_ADX] = f.leaf7_ebx & bit_ADX;
-	has[F_POPCNT] = f.leaf1_ecx & bit_POPCNT;
-	has[F_LZCNT] = f.ext1_ecx & bit_LZCNT;
-	has[F_RDRAND] = f.leaf1_ecx & bit_RDRND;
-	has[F_RDSEED] = f.leaf7_ebx & bit_RDSEED;
-}
-
-bool native_host_has(const struct kvm_vcpu *vcpu, enum native_feature feature)
-{
-	return vcpu_cpu(vcpu)->native->has[feature];
-}
-
-/* ---- code ---- */
-
-enum { HRAX = 0, HRCX = 1, HRDX = 2, HRSI = 6, HRDI = 7, HR8 = 8, HR9 = 9, HR10 = 10 };
-
-/* Host registers of the operands: all below 8, so that no prefix bit depends on them. */
+/* Host registers of the vector operands: all below 8, so that no prefix bit depends on them. */
 enum { HOST_X0, HOST_RM, HOST_VVVV, HOST_REG, HOST_IS4 };
 enum { HOST_MM_REG, HOST_MM_RM };
 
-struct code {
-	u8 b[STUB_MAX];
-	unsigned int len;
+/* Where an operand is: base + index << scale + disp. */
+struct place {
+	u8 base, index, scale;
+	s32 disp;
+};
+
+/* Where the operands of an instruction are, and the register that points to memory (without index,
+ * and below 8). */
+struct places {
+	struct place reg, rm, vvvv, x4, gpr;
+	u8 mem;
 };
 
 static void put(struct code *c, u8 byte)
@@ -146,132 +39,99 @@ static void put(struct code *c, u8 byte)
 		c->b[c->len++] = byte;
 }
 
+static void put_bytes(struct code *c, const u8 *bytes, unsigned int len)
+{
+	while (len--)
+		put(c, *bytes++);
+}
+
+static void put32(struct code *c, u32 v)
+{
+	for (int i = 0; i < 4; i++)
+		put(c, (u8)(v >> (8 * i)));
+}
+
+#define PUT(c, ...) put_bytes(c, (const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}))
+
+/* REX bits X and B of a place. */
+static u8 place_rex(const struct place *p)
+{
+	return (u8)((p->base >> 3 & 1) | (p->index != HNONE ? (p->index >> 3 & 1) << 1 : 0));
+}
+
+static void put_place(struct code *c, unsigned int reg, const struct place *p)
+{
+	u8 mod = p->disp ? 0x80 : 0;
+
+	if (p->index == HNONE) {
+		put(c, (u8)(mod | (reg & 7) << 3 | (p->base & 7)));
+	} else {
+		put(c, (u8)(mod | (reg & 7) << 3 | 4));
+		put(c, (u8)(p->scale << 6 | (p->index & 7) << 3 | (p->base & 7)));
+	}
+	if (mod)
+		put32(c, (u32)p->disp);
+}
+
 static void put_vex(struct code *c, unsigned int map, unsigned int pp, bool w, unsigned int vvvv,
-		    bool l, bool b)
+		    bool l, u8 rex)
 {
 	put(c, 0xc4);
-	put(c, 0xc0 | (b ? 0 : 0x20) | (u8)map);
+	put(c, (u8)((~rex & 7) << 5 | map));
 	put(c, (u8)(w << 7 | (~vvvv & 15) << 3 | l << 2 | pp));
 }
 
-/* A move between host register reg and [base]. */
 static void vec_move(struct code *c, bool vex, bool l, bool store, unsigned int reg,
-		     unsigned int base)
+		     const struct place *p)
 {
-	if (vex)
-		put_vex(c, 1, 0, false, 0, l, base >= 8);
-	else if (base >= 8)
-		put(c, 0x41);
-	if (!vex)
+	if (vex) {
+		put_vex(c, 1, 0, false, 0, l, place_rex(p));
+	} else {
+		if (place_rex(p))
+			put(c, 0x40 | place_rex(p));
 		put(c, 0x0f);
+	}
 	put(c, store ? 0x11 : 0x10);
-	put(c, (u8)(reg << 3 | (base & 7)));
+	put_place(c, reg, p);
 }
 
-static void mmx_move(struct code *c, bool store, unsigned int reg, unsigned int base)
+static void mmx_move(struct code *c, bool store, unsigned int reg, const struct place *p)
 {
 	put(c, 0x0f);
 	put(c, store ? 0x7f : 0x6f);
-	put(c, (u8)(reg << 3 | base));
+	put_place(c, reg, p);
 }
 
-/* mov between a general register and [base + disp] */
-static void gpr_move(struct code *c, bool store, unsigned int reg, unsigned int base, u8 disp)
+static void gpr_move(struct code *c, bool store, unsigned int reg, const struct place *p)
 {
-	put(c, 0x48 | (reg >= 8 ? 4 : 0) | (base >= 8 ? 1 : 0));
+	put(c, 0x48 | place_rex(p));
 	put(c, store ? 0x89 : 0x8b);
-	put(c, (u8)(0x40 | (reg & 7) << 3 | (base & 7)));
-	put(c, disp);
+	put_place(c, reg, p);
 }
 
-/* ldmxcsr/stmxcsr [r9] */
-static void mxcsr_move(struct code *c, bool store)
-{
-	put(c, 0x41);
-	put(c, 0x0f);
-	put(c, 0xae);
-	put(c, store ? 0x19 : 0x11);
-}
-
-static void operand_move(struct code *c, bool vex, bool l, bool store, u8 kind, bool is_rm)
-{
-	unsigned int base = is_rm ? HRSI : HRDI;
-
-	switch (kind) {
-	case VR:
-	case VW:
-	case VM:
-		/* what a VEX form writes is zero above its length: store all 256 bits */
-		vec_move(c, vex, store || l, store, is_rm ? HOST_RM : HOST_REG, base);
-		break;
-	case MR:
-	case MW:
-	case MM:
-		mmx_move(c, store, is_rm ? HOST_MM_RM : HOST_MM_REG, base);
-		break;
-	case GR:
-	case GW:
-		gpr_move(c, store, HRAX, base, 0);
-		break;
-	}
-}
+/* ---- forms ---- */
 
 static bool op_reads(u8 kind)
 {
 	return kind == VR || kind == VM || kind == MR || kind == MM || kind == GR;
 }
 
-static bool op_writes(u8 kind)
+bool op_writes(u8 kind)
 {
 	return kind == VW || kind == VM || kind == MW || kind == MM || kind == GW;
 }
 
-static bool op_is_mmx(u8 kind)
+bool op_is_mmx(u8 kind)
 {
 	return kind == MR || kind == MW || kind == MM;
 }
 
-static unsigned int host_reg(const struct native_desc *d, u8 kind, bool is_rm)
+static bool op_is_gpr(u8 kind)
 {
-	if (!is_rm && d->digit != N_DIGIT_NONE)
-		return d->digit;
-	if (op_is_mmx(kind))
-		return is_rm ? HOST_MM_RM : HOST_MM_REG;
-	if (kind == GR || kind == GW)
-		return HRAX;
-	return is_rm ? HOST_RM : HOST_REG;
+	return kind == GR || kind == GW;
 }
 
-/* The guest's instruction, with our registers and [rsi] for its memory operand. */
-static void put_insn(struct code *c, const struct native_form *f, u8 reg, u8 rm, u8 vvvv)
-{
-	const struct native_desc *d = f->desc;
-	static const u8 prefix[4] = {0, 0x66, 0xf3, 0xf2};
-	u8 imm = f->imm;
-
-	if (f->vex) {
-		put_vex(c, d->map, d->pfx, f->w, vvvv ? HOST_VVVV : 0, f->l, false);
-	} else {
-		if (d->pfx)
-			put(c, prefix[d->pfx]);
-		if (f->w)
-			put(c, 0x48);
-		put(c, 0x0f);
-		if (d->map == 2)
-			put(c, 0x38);
-		if (d->map == 3)
-			put(c, 0x3a);
-	}
-	put(c, d->op);
-	put(c, (u8)((f->mem ? HRSI : 0xc0 | host_reg(d, rm, true)) | host_reg(d, reg, false) << 3));
-	if (d->flags & N_IS4)
-		imm = HOST_IS4 << 4;
-	if (d->flags & N_IMM)
-		put(c, imm);
-}
-
-/* The operands of this form, see native_tab.h. */
-static void form_operands(const struct native_form *f, u8 *reg, u8 *rm, u8 *vvvv)
+void form_operands(const struct native_form *f, u8 *reg, u8 *rm, u8 *vvvv)
 {
 	const struct native_desc *d = f->desc;
 
@@ -295,165 +155,12 @@ static void form_operands(const struct native_form *f, u8 *reg, u8 *rm, u8 *vvvv
 	}
 }
 
-static void emit_loads(struct code *c, const struct native_form *f, u8 reg, u8 rm, u8 vvvv)
-{
-	u32 flags = f->desc->flags;
-
-	if (op_reads(reg))
-		operand_move(c, f->vex, f->l, false, reg, false);
-	if (op_reads(rm) && !f->mem)
-		operand_move(c, f->vex, f->l, false, rm, true);
-	if (vvvv == VR)
-		vec_move(c, true, f->l, false, HOST_VVVV, HRDX);
-	if (flags & N_X0)
-		vec_move(c, false, false, false, HOST_X0, HR8);
-	if (flags & N_IS4)
-		vec_move(c, true, f->l, false, HOST_IS4, HR8);
-	if (flags & (N_RCX | N_ESTR)) {
-		put(c, 0x49); /* mov r10, rcx */
-		put(c, 0x89);
-		put(c, 0xca);
-	}
-	if (flags & N_ESTR) {
-		gpr_move(c, false, HRAX, HR10, 8 * RAX);
-		gpr_move(c, false, HRDX, HR10, 8 * RDX);
-	}
-	if (flags & N_FP)
-		mxcsr_move(c, false);
-}
-
-static void emit_stores(struct code *c, const struct native_form *f, u8 reg, u8 rm, u8 vvvv,
-			s32 mxcsr_rel)
-{
-	u32 flags = f->desc->flags;
-
-	if (op_writes(reg))
-		operand_move(c, f->vex, f->l, true, reg, false);
-	if (op_writes(rm) && !f->mem)
-		operand_move(c, f->vex, f->l, true, rm, true);
-	if (vvvv == VW)
-		vec_move(c, true, true, true, HOST_VVVV, HRDX);
-	if (flags & N_X0W)
-		vec_move(c, f->vex, true, true, HOST_X0, HR8);
-	if (flags & N_RCX)
-		gpr_move(c, true, HRCX, HR10, 8 * RCX);
-	if (flags & N_EFL) {
-		put(c, 0x9f); /* lahf; seto al */
-		put(c, 0x0f);
-		put(c, 0x90);
-		put(c, 0xc0);
-	}
-	if (flags & N_FP) {
-		mxcsr_move(c, true);
-		put(c, 0x0f); /* ldmxcsr [rip + rel] */
-		put(c, 0xae);
-		put(c, 0x15);
-		mxcsr_rel -= (s32)c->len + 4;
-		for (int i = 0; i < 4; i++)
-			put(c, (u8)((u32)mxcsr_rel >> (8 * i)));
-	}
-}
-
-/* The stub of a form that will lie `at` bytes into the arena, whose first word is MXCSR_DEFAULT. */
-static void emit_stub(struct code *c, const struct native_form *f, size_t at)
-{
-	u8 reg, rm, vvvv;
-
-	form_operands(f, &reg, &rm, &vvvv);
-	emit_loads(c, f, reg, rm, vvvv);
-	put_insn(c, f, reg, rm, vvvv);
-	emit_stores(c, f, reg, rm, vvvv, -(s32)at);
-	if (f->vex && f->l) { /* vzeroupper */
-		put(c, 0xc5);
-		put(c, 0xf8);
-		put(c, 0x77);
-	}
-	if (op_is_mmx(f->desc->reg) || op_is_mmx(f->desc->rm)) { /* emms */
-		put(c, 0x0f);
-		put(c, 0x77);
-	}
-	put(c, 0xc3);
-}
-
-static void put_bytes(struct code *c, const u8 *bytes, unsigned int len)
-{
-	while (len--)
-		put(c, *bytes++);
-}
-
-/* FNSAVE also leaves the unit initialised. */
-static void emit_x87(struct code *c, u8 opcode, u8 modrm)
-{
-	static const u8 before[] = {
-		0xdd, 0x27, /* frstor [rdi] */
-		0x89, 0xd0, /* mov eax, edx */
-		0x04, 0x7f, /* add al, 127: OF */
-		0x9e,	    /* sahf */
-	};
-	static const u8 after[] = {
-		0xdd, 0x37,	  /* fnsave [rdi] */
-		0x9f,		  /* lahf */
-		0x0f, 0x90, 0xc0, /* seto al */
-		0xc3,
-	};
-
-	put_bytes(c, before, sizeof(before));
-	put(c, opcode);
-	put(c, modrm >= 0xc0 ? modrm : (modrm & 0x38) | HRSI);
-	put_bytes(c, after, sizeof(after));
-}
-
-/* ---- the cache ---- */
-
-static void native_drop_all(struct native *n)
-{
-	memset(n->hash, 0, sizeof(n->hash));
-	n->count = 0;
-	n->used = ARENA_HEAD;
-}
-
-static struct native_insn **cache_slot(struct native *n, u32 key)
-{
-	u32 i = (key * 0x9e3779b1u) >> 16;
-
-	while (n->hash[i % HASH_SIZE] && n->hash[i % HASH_SIZE]->key != key)
-		i++;
-	return &n->hash[i % HASH_SIZE];
-}
-
-/* A new entry for key, at slot; NULL when there is no room: then nothing is left. */
-static struct native_insn *insn_new(struct native *n, struct native_insn **slot, u32 key)
-{
-	struct native_insn *insn;
-
-	if (n->used + STUB_MAX > ARENA_SIZE || n->count == INSN_MAX) {
-		native_drop_all(n);
-		return NULL;
-	}
-	insn = &n->insn[n->count++];
-	memset(insn, 0, sizeof(*insn));
-	insn->key = key;
-	*slot = insn;
-	return insn;
-}
-
-static const void *arena_add(struct native *n, const struct code *c)
-{
-	size_t at = n->used;
-
-	memcpy(n->rw + at, c->b, c->len);
-	n->used = at + ((c->len + 15) & ~15u);
-	return n->rx + at;
-}
-
-static u8 form_size(const struct native_form *f)
+u8 form_size(const struct native_form *f)
 {
 	unsigned int v = f->l ? 32 : 16;
 
 	if (!f->mem)
 		return 0;
-	if (op_is_mmx(f->desc->rm) && f->desc->size == SZ_V)
-		return 8;
 	switch ((enum native_size)f->desc->size) {
 	case SZ_V:
 		return (u8)v;
@@ -483,169 +190,307 @@ static u8 form_size(const struct native_form *f)
 	return 0;
 }
 
-static void insn_fill(struct native_insn *insn, const struct native_form *f)
+u8 form_align(const struct native_form *f)
+{
+	u8 size = form_size(f);
+
+	return size >= 16 && (f->desc->flags & (f->vex ? N_VALIGN : N_ALIGN)) ? size - 1 : 0;
+}
+
+bool form_is_fast(const struct native_form *f)
+{
+	const struct native_desc *d = f->desc;
+
+	return !op_is_mmx(d->reg) && !op_is_mmx(d->rm) && !(d->flags & (N_ESTR | N_RCX | N_X0W));
+}
+
+/* ---- the instruction between its loads and stores ---- */
+
+static unsigned int host_reg(const struct native_desc *d, u8 kind, bool is_rm)
+{
+	if (!is_rm && d->digit != N_DIGIT_NONE)
+		return d->digit;
+	if (op_is_mmx(kind))
+		return is_rm ? HOST_MM_RM : HOST_MM_REG;
+	if (op_is_gpr(kind))
+		return HRAX;
+	return is_rm ? HOST_RM : HOST_REG;
+}
+
+static void operand_move(struct code *c, const struct native_form *f, bool store, u8 kind,
+			 bool is_rm, const struct place *p)
+{
+	unsigned int reg = host_reg(f->desc, kind, is_rm);
+
+	/* what a VEX form writes is zero above its length: store all 256 bits */
+	if (op_is_mmx(kind))
+		mmx_move(c, store, reg, p);
+	else if (op_is_gpr(kind))
+		gpr_move(c, store, HRAX, p);
+	else
+		vec_move(c, f->vex, store || f->l, store, reg, p);
+}
+
+/* The guest's instruction, with our registers and [mem] for its memory operand. */
+static void put_insn(struct code *c, const struct native_form *f, u8 reg, u8 rm, u8 vvvv, u8 mem)
+{
+	static const u8 prefix[4] = {0, 0x66, 0xf3, 0xf2};
+	const struct native_desc *d = f->desc;
+	u8 imm = d->flags & N_IS4 ? HOST_IS4 << 4 : f->imm;
+
+	if (f->vex) {
+		put_vex(c, d->map, d->pfx, f->w, vvvv ? HOST_VVVV : 0, f->l, 0);
+	} else {
+		if (d->pfx)
+			put(c, prefix[d->pfx]);
+		if (f->w)
+			put(c, 0x48);
+		put(c, 0x0f);
+		if (d->map > 1)
+			put(c, d->map == 2 ? 0x38 : 0x3a);
+	}
+	put(c, d->op);
+	put(c, (u8)((f->mem ? mem : 0xc0 | host_reg(d, rm, true)) | host_reg(d, reg, false) << 3));
+	if (d->flags & N_IMM)
+		put(c, imm);
+}
+
+static void emit_loads(struct code *c, const struct native_form *f, const struct places *at, u8 reg,
+		       u8 rm, u8 vvvv)
 {
 	u32 flags = f->desc->flags;
-	u8 vvvv;
 
-	form_operands(f, &insn->reg, &insn->rm, &vvvv);
-	insn->desc = f->desc;
-	insn->size = form_size(f);
-	if (insn->size >= 16 && (flags & (f->vex ? N_VALIGN : N_ALIGN)))
-		insn->align = insn->size - 1;
-	insn->x4 = f->x4;
-	insn->vex = f->vex;
-	insn->fp = flags & N_FP;
-	insn->store = f->mem && op_writes(insn->rm);
-	insn->mmx = op_is_mmx(insn->reg) || op_is_mmx(insn->rm);
-	insn->sse = insn->reg <= VA && insn->reg != OP_NONE;
-	insn->sse |= insn->rm <= VA && insn->rm != OP_NONE;
-	insn->flags_out = flags & N_EFL;
-	if (f->mem && (flags & N_NOX87))
-		insn->mmx = false;
+	if (op_reads(reg))
+		operand_move(c, f, false, reg, false, &at->reg);
+	if (op_reads(rm) && !f->mem)
+		operand_move(c, f, false, rm, true, &at->rm);
+	if (vvvv == VR)
+		vec_move(c, true, f->l, false, HOST_VVVV, &at->vvvv);
+	if (flags & N_X0)
+		vec_move(c, false, false, false, HOST_X0, &at->x4);
+	if (flags & N_IS4)
+		vec_move(c, true, f->l, false, HOST_IS4, &at->x4);
 }
 
-static u32 form_key(const struct native_form *f)
+static void emit_stores(struct code *c, const struct native_form *f, const struct places *at,
+			u8 reg, u8 rm, u8 vvvv)
 {
-	return (u32)(f->desc - native_table) << 17 | (u32)f->x4 << 13 | f->vex << 12 | f->l << 11 |
-	       f->w << 10 | f->mem << 9 | f->imm;
+	if (op_writes(reg))
+		operand_move(c, f, true, reg, false, &at->reg);
+	if (op_writes(rm) && !f->mem)
+		operand_move(c, f, true, rm, true, &at->rm);
+	if (vvvv == VW)
+		vec_move(c, true, true, true, HOST_VVVV, &at->vvvv);
+	if (f->desc->flags & N_X0W)
+		vec_move(c, f->vex, true, true, HOST_X0, &at->x4);
+	if (f->desc->flags & N_EFL)
+		PUT(c, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
+	if (f->vex && f->l)
+		PUT(c, 0xc5, 0xf8, 0x77); /* vzeroupper */
+	if (op_is_mmx(f->desc->reg) || op_is_mmx(f->desc->rm))
+		PUT(c, 0x0f, 0x77); /* emms */
 }
 
-const struct native_insn *native_get(struct kvm_vcpu *vcpu, const struct native_form *f)
-{
-	struct native *n = vcpu_cpu(vcpu)->native;
-	struct native_insn **slot = cache_slot(n, form_key(f));
-	struct code c = {.len = 0};
-	struct native_insn *insn;
+/* ---- a native_stub ---- */
 
-	if (*slot)
-		return *slot;
-	insn = insn_new(n, slot, form_key(f));
-	if (!insn)
-		return NULL;
-	emit_stub(&c, f, n->used);
-	insn_fill(insn, f);
-	insn->stub = (native_stub *)(uintptr_t)arena_add(n, &c);
-	return insn;
+void emit_stub(struct code *c, const struct native_form *f)
+{
+	static const struct places at = {
+		.reg = {HRDI, HNONE},
+		.rm = {HRSI, HNONE},
+		.vvvv = {HRDX, HNONE},
+		.x4 = {HR8, HNONE},
+		.mem = HRSI,
+	};
+	u32 flags = f->desc->flags;
+	struct place gpr = {HR10, HNONE};
+	u8 reg, rm, vvvv;
+
+	form_operands(f, &reg, &rm, &vvvv);
+	if (flags & (N_RCX | N_ESTR))
+		PUT(c, 0x49, 0x89, 0xca); /* mov r10, rcx */
+	emit_loads(c, f, &at, reg, rm, vvvv);
+	if (flags & N_ESTR) {
+		gpr.disp = 8 * RAX;
+		gpr_move(c, false, HRAX, &gpr);
+		gpr.disp = 8 * RDX;
+		gpr_move(c, false, HRDX, &gpr);
+	}
+	put_insn(c, f, reg, rm, vvvv, at.mem);
+	if (flags & N_RCX) {
+		gpr.disp = 8 * RCX;
+		gpr_move(c, true, HRCX, &gpr);
+	}
+	emit_stores(c, f, &at, reg, rm, vvvv);
+	put(c, 0xc3);
 }
 
-struct native_insn *native_get_x87(struct kvm_vcpu *vcpu, u8 opcode, u8 modrm)
-{
-	struct native *n = vcpu_cpu(vcpu)->native;
-	struct native_insn **slot, *insn;
-	struct code c = {.len = 0};
-	u32 key;
+/* ---- a uop_fn ---- */
 
-	if (modrm < 0xc0)
-		modrm &= 0x38;
-	key = KEY_X87 | (u32)(opcode & 7) << 8 | modrm;
-	slot = cache_slot(n, key);
-	if (*slot)
-		return *slot;
-	insn = insn_new(n, slot, key);
-	if (!insn)
-		return NULL;
-	emit_x87(&c, opcode, modrm);
-	insn->x87 = (native_x87_stub *)(uintptr_t)arena_add(n, &c);
-	return insn;
+#define FIELD(name)    ((u8)offsetof(struct uop, name))
+#define VCPU(name)     ((u32)offsetof(struct kvm_vcpu, name))
+#define SLOW_JUMPS_MAX 8
+
+_Static_assert(sizeof(struct uop) == 32 && offsetof(struct uop, fn) == 0, "the way on");
+_Static_assert(offsetof(struct mmu, tlb) == 0 && offsetof(struct cpu, mmu) == 0, "TLB pointer");
+_Static_assert(sizeof(struct tlb_entry) == 32, "shift by 5");
+
+/* Jumps to the slow operation, to be patched. */
+struct slow_jumps {
+	unsigned int at[SLOW_JUMPS_MAX], n;
+};
+
+enum { CC_A = 7, CC_NZ = 5, CC_Z = 4 };
+
+static void put_slow_jump(struct code *c, struct slow_jumps *s, u8 cc)
+{
+	PUT(c, 0x0f, 0x80 | cc);
+	if (s->n < SLOW_JUMPS_MAX)
+		s->at[s->n++] = c->len;
+	put32(c, 0);
 }
 
-/* ---- rows ---- */
-
-static unsigned int row_place(u8 map, u8 pfx, u8 op)
+/* test byte [rdi + field], mask */
+static void put_test(struct code *c, u32 field, u8 mask)
 {
-	return ((map - 1u) * 4 + pfx) * 256 + op;
+	PUT(c, 0xf6, 0x87);
+	put32(c, field);
+	put(c, mask);
 }
 
-static void index_rows(struct native *n)
+static void emit_checks(struct code *c, const struct native_form *f, struct slow_jumps *slow)
 {
-	for (unsigned int i = native_table_len; i-- > 0;) {
-		const struct native_desc *d = &native_table[i];
-		u16 *first = &n->first[row_place(d->map, d->pfx, d->op)];
-
-		n->next[i + 1] = *first;
-		*first = (u16)(i + 1);
+	if (f->vex) {
+		put_test(c, VCPU(ctl.cr0), CR0_TS);
+		put_slow_jump(c, slow, CC_NZ);
+		put_test(c, VCPU(ctl.cr4) + 2, CR4_OSXSAVE >> 16);
+		put_slow_jump(c, slow, CC_Z);
+		put_test(c, VCPU(ctl.xcr0), XCR0_AVX); /* which implies SSE */
+		put_slow_jump(c, slow, CC_Z);
+	} else {
+		put_test(c, VCPU(ctl.cr0), CR0_EM | CR0_TS);
+		put_slow_jump(c, slow, CC_NZ);
+		put_test(c, VCPU(ctl.cr4) + 1, CR4_OSFXSR >> 8);
+		put_slow_jump(c, slow, CC_Z);
+	}
+	if (f->desc->flags & N_FP) {
+		PUT(c, 0x8b, 0x87); /* mov eax, [rdi + mxcsr]; not eax; test eax, masks */
+		put32(c, VCPU(fpu.mxcsr));
+		PUT(c, 0xf7, 0xd0, 0xa9);
+		put32(c, MXCSR_MASKS);
+		put_slow_jump(c, slow, CC_NZ);
 	}
 }
 
-const struct native_desc *native_lookup(const struct kvm_vcpu *vcpu, u8 map, u8 pfx, u8 op,
-					u8 digit, bool vex, bool mem)
+/* movzx reg, byte [rsi + field] */
+static void put_field(struct code *c, unsigned int reg, u8 field)
 {
-	const struct native *n = vcpu_cpu(vcpu)->native;
-
-	for (unsigned int i = n->first[row_place(map, pfx, op)]; i; i = n->next[i]) {
-		const struct native_desc *d = &native_table[i - 1];
-
-		if (d->digit != N_DIGIT_NONE && d->digit != digit)
-			continue;
-		if (d->flags & (mem ? N_RO : N_MO))
-			continue;
-		if (vex ? d->vex : d->leg)
-			return d;
-	}
-	return NULL;
+	if (reg >= 8)
+		put(c, 0x44);
+	PUT(c, 0x0f, 0xb6, (u8)(0x46 | (reg & 7) << 3), field);
 }
 
-/* ---- life ---- */
-
-static int arena_map(struct native *n)
+/* The linear address into rdx: of AM_BASE and AM_INDEX. */
+static void emit_address(struct code *c, bool index)
 {
-	int fd = memfd_create("softkvm-stubs", MFD_CLOEXEC);
-	void *rw, *rx;
-	int ret = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, ARENA_SIZE) < 0) {
-		ret = -errno;
-		goto out;
-	}
-	rw = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (rw == MAP_FAILED) {
-		ret = -errno;
-		goto out;
-	}
-	rx = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (rx == MAP_FAILED) {
-		ret = -errno;
-		munmap(rw, ARENA_SIZE);
-		goto out;
-	}
-	n->rw = rw;
-	n->rx = rx;
-	*(u32 *)rw = MXCSR_DEFAULT;
-out:
-	close(fd);
-	return ret;
-}
-
-int native_init(struct kvm_vcpu *vcpu)
-{
-	struct native *n = calloc(1, sizeof(*n) + (native_table_len + 1) * sizeof(n->next[0]));
-	int ret;
-
-	if (!n)
-		return -ENOMEM;
-	ret = arena_map(n);
-	if (ret) {
-		free(n);
-		return ret;
-	}
-	n->used = ARENA_HEAD;
-	index_rows(n);
-	host_features(n->has);
-	vcpu_cpu(vcpu)->native = n;
-	return 0;
-}
-
-void native_free(struct kvm_vcpu *vcpu)
-{
-	struct native *n = vcpu_cpu(vcpu)->native;
-
-	if (!n)
+	put_field(c, HRCX, FIELD(base));
+	PUT(c, 0x48, 0x63, 0x56, FIELD(disp)); /* movsxd rdx, [rsi + disp] */
+	PUT(c, 0x48, 0x03, 0x14, 0x0f);	       /* add rdx, [rdi + rcx] */
+	if (!index)
 		return;
-	munmap(n->rw, ARENA_SIZE);
-	munmap((void *)(uintptr_t)n->rx, ARENA_SIZE);
-	free(n);
-	vcpu_cpu(vcpu)->native = NULL;
+	put_field(c, HRCX, FIELD(index));
+	PUT(c, 0x48, 0x8b, 0x04, 0x0f); /* mov rax, [rdi + rcx] */
+	put_field(c, HRCX, FIELD(scale));
+	PUT(c, 0x48, 0xd3, 0xe0); /* shl rax, cl */
+	PUT(c, 0x48, 0x01, 0xc2); /* add rdx, rax */
+}
+
+/* A host pointer into rcx, by tlb_pointer() of rdx. */
+static void emit_tlb(struct code *c, const struct native_form *f, struct slow_jumps *slow)
+{
+	u8 reg, rm, vvvv, access, align = form_align(f);
+
+	form_operands(f, &reg, &rm, &vvvv);
+	access = op_writes(rm) ? ACCESS_WRITE : ACCESS_READ;
+	if (align) {
+		PUT(c, 0xf6, 0xc2, align); /* test dl, align */
+		put_slow_jump(c, slow, CC_NZ);
+	}
+	PUT(c, 0x48, 0x8b, 0x8f); /* mov rcx, [rdi + cpu] */
+	put32(c, VCPU(cpu));
+	PUT(c, 0x48, 0x89, 0xd0, 0x48, 0xc1, 0xe8, PAGE_SHIFT); /* mov rax, rdx; shr rax, 12 */
+	PUT(c, 0x49, 0x89, 0xd0, 0x49, 0xc1, 0xe8, PAGE_SHIFT + TLB_BITS); /* r8: same, more */
+	PUT(c, 0x44, 0x31, 0xc0, 0x25); /* xor eax, r8d; and eax */
+	put32(c, TLB_SIZE - 1);
+	PUT(c, 0xc1, 0xe0, 0x05);		    /* shl eax, 5 */
+	PUT(c, 0x48, 0x03, 0x01);		    /* add rax, [rcx] */
+	PUT(c, 0x48, 0x8b, 0x48, (u8)(8 * access)); /* mov rcx, [rax + tag] */
+	PUT(c, 0x48, 0x31, 0xd1, 0x48, 0x81, 0xf9); /* xor rcx, rdx; cmp rcx, room */
+	put32(c, (u32)PAGE_SIZE - form_size(f));
+	put_slow_jump(c, slow, CC_A);
+	PUT(c, 0x48, 0x8b, 0x48,
+	    (u8)offsetof(struct tlb_entry, addend)); /* mov rcx, [rax + addend] */
+	PUT(c, 0x48, 0x01, 0xd1);		     /* add rcx, rdx */
+}
+
+static struct place operand_place(u8 kind, u8 index)
+{
+	if (op_is_gpr(kind))
+		return (struct place){HRDI, index, 0, 0};
+	return (struct place){HRDI, index, 2, (s32)VCPU(fpu.ymm)};
+}
+
+void emit_operation(struct code *c, const struct native_form *f, bool index, uop_fn *slow)
+{
+	struct slow_jumps jumps = {.n = 0};
+	struct places at = {.mem = HRCX};
+	u8 reg, rm, vvvv;
+
+	form_operands(f, &reg, &rm, &vvvv);
+	emit_checks(c, f, &jumps);
+	if (f->mem) {
+		emit_address(c, index);
+		emit_tlb(c, f, &jumps);
+	}
+	at.reg = operand_place(reg, HR8);
+	at.rm = operand_place(rm, HR9);
+	at.vvvv = operand_place(vvvv, HR10);
+	at.x4 = (struct place){HRDI, HNONE, 0, (s32)(VCPU(fpu.ymm) + 32u * f->x4)};
+	if (reg != OP_NONE)
+		put_field(c, HR8, FIELD(reg));
+	if (rm != OP_NONE && !f->mem)
+		put_field(c, HR9, FIELD(rm));
+	if (vvvv != OP_NONE)
+		put_field(c, HR10, FIELD(vreg));
+	emit_loads(c, f, &at, reg, rm, vvvv);
+	put_insn(c, f, reg, rm, vvvv, at.mem);
+	emit_stores(c, f, &at, reg, rm, vvvv);
+	if (f->desc->flags & N_EFL) {
+		PUT(c, 0x66, 0x89, 0x87); /* mov [rdi + aflags], ax */
+		put32(c, VCPU(aflags));
+	}
+	PUT(c, 0x48, 0x83, 0xc6, 0x20, 0xff, 0x26); /* add rsi, 32; jmp [rsi] */
+	for (unsigned int i = 0; i < jumps.n; i++) {
+		u32 rel = c->len - jumps.at[i] - 4;
+
+		memcpy(c->b + jumps.at[i], &rel, 4);
+	}
+	PUT(c, 0x48, 0xb8); /* mov rax, slow; jmp rax */
+	put_bytes(c, (const u8 *)&slow, 8);
+	PUT(c, 0xff, 0xe0);
+}
+
+/* ---- x87 ---- */
+
+/* FNSAVE also leaves the unit initialised. */
+void emit_x87(struct code *c, u8 opcode, u8 modrm)
+{
+	PUT(c, 0xdd, 0x27);   /* frstor [rdi] */
+	PUT(c, 0x89, 0xd0);   /* mov eax, edx */
+	PUT(c, 0x04, 0x7f);   /* add al, 127: OF */
+	PUT(c, 0x9e, opcode); /* sahf */
+	put(c, modrm >= 0xc0 ? modrm : (modrm & 0x38) | HRSI);
+	PUT(c, 0xdd, 0x37);		/* fnsave [rdi] */
+	PUT(c, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
+	put(c, 0xc3);
 }

@@ -25,10 +25,9 @@
 
 /*
  * reg, rm, vvvv: where these operands are; rm of a memory operand is a host pointer. x4: XMM0 or
- * the register of an is4 byte. mxcsr is loaded before and stored after floating point: with all
- * exceptions masked. Returns RFLAGS where the instruction writes flags.
+ * the register of an is4 byte. Returns aflags (flags.h) where the instruction writes flags.
  */
-typedef u64 native_stub(void *reg, void *rm, void *vvvv, u64 *gpr, void *x4, u32 *mxcsr);
+typedef u64 native_stub(void *reg, void *rm, void *vvvv, u64 *gpr, void *x4);
 
 /* An x87 instruction between FRSTOR and FNSAVE (32-bit protected mode format) of env; aflags in and
  * out. */
@@ -40,6 +39,9 @@ struct native_insn {
 		native_stub *stub;
 		native_x87_stub *x87;
 	};
+	/* the whole operation for 64-bit code with AM_BASE and with AM_INDEX addresses (registers:
+	 * the first), or NULL */
+	uop_fn *operation[2];
 	const struct native_desc *desc;
 	u32 key;    /* see native_emit.c */
 	u8 size;    /* of the memory operand, bytes; 0: register form */
@@ -62,6 +64,9 @@ const struct native_insn *native_get(struct kvm_vcpu *vcpu, const struct native_
 /* The same for an x87 instruction D8 + esc; modrm as in the instruction (registers) or with any mod
  * below 3 (memory). */
 struct native_insn *native_get_x87(struct kvm_vcpu *vcpu, u8 opcode, u8 modrm);
+
+/* The operation that does every form, and what the others leave. */
+uop_fn native_general;
 
 /* The row of an instruction, or NULL. digit is ModRM.reg. */
 const struct native_desc *native_lookup(const struct kvm_vcpu *vcpu, u8 map, u8 pfx, u8 op,
@@ -94,6 +99,33 @@ void check_x87(struct kvm_vcpu *vcpu);
 void check_mmx(struct kvm_vcpu *vcpu);
 /* Make st[i] physical register i and all of them valid, as every MMX instruction does. */
 void mmx_enter(struct fpu_state *fpu);
+
+/* ---- MXCSR: see native.h ---- */
+
+static inline u32 host_mxcsr(void)
+{
+	u32 value;
+
+	__asm__ volatile("stmxcsr %0" : "=m"(value));
+	return value;
+}
+
+static inline void host_set_mxcsr(u32 value)
+{
+	__asm__ volatile("ldmxcsr %0" : : "m"(value));
+}
+
+/* fpu.mxcsr with the flags that have come up since. */
+static inline u32 mxcsr_get(struct kvm_vcpu *vcpu)
+{
+	return vcpu->fpu.mxcsr |= host_mxcsr() & MXCSR_FLAGS;
+}
+
+static inline void mxcsr_set(struct kvm_vcpu *vcpu, u32 value)
+{
+	vcpu->fpu.mxcsr = value;
+	host_set_mxcsr(value | MXCSR_MASKS);
+}
 
 /* ---- x87 (native_x87.c) ---- */
 

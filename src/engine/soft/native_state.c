@@ -158,7 +158,7 @@ OP(fxsave)
 	check_fx(vcpu);
 	linear = area_linear(vcpu, u, FX_SIZE, 16, ACCESS_WRITE);
 	put_x87(&vcpu->fpu, buf, u->rexw);
-	h->mxcsr = vcpu->fpu.mxcsr;
+	h->mxcsr = mxcsr_get(vcpu);
 	h->mxcsr_mask = MXCSR_VALID;
 	put_xmm(&vcpu->fpu, buf + FX_XMM, regs);
 	mem_probe_write(vcpu, linear, FX_SIZE);
@@ -179,7 +179,7 @@ OP(fxrstor)
 	if (vcpu->ctl.cr4 & CR4_OSFXSR) {
 		if (h->mxcsr & ~MXCSR_VALID)
 			raise_gp(vcpu, 0);
-		vcpu->fpu.mxcsr = h->mxcsr;
+		mxcsr_set(vcpu, h->mxcsr);
 		get_xmm(&vcpu->fpu, buf + FX_XMM, reg_count(u));
 	}
 	get_x87(&vcpu->fpu, buf, u->rexw);
@@ -218,7 +218,7 @@ static void xsave_write(struct kvm_vcpu *vcpu, const struct uop *u, u64 linear, 
 		mem_write_bytes(vcpu, linear + FX_ST, buf + FX_ST, FX_XMM - FX_ST);
 	}
 	if (request & (XCR0_SSE | XCR0_AVX)) {
-		h->mxcsr = vcpu->fpu.mxcsr;
+		h->mxcsr = mxcsr_get(vcpu);
 		h->mxcsr_mask = MXCSR_VALID;
 		mem_write_bytes(vcpu, linear + offsetof(struct fx_head, mxcsr), &h->mxcsr, 8);
 	}
@@ -308,11 +308,13 @@ OP(xrstor)
 	check_xsave(vcpu);
 	request = requested(vcpu);
 	linear = area_linear(vcpu, u, xsave_size(request), 64, ACCESS_READ);
+	mxcsr_get(vcpu);
 	memset(buf + XS_AVX, 0, sizeof(buf) - XS_AVX);
 	mem_read_bytes(vcpu, linear, buf, xsave_size(request));
 	if (xrstor_area_bad(buf, request, vcpu->ctl.xcr0))
 		raise_gp(vcpu, 0);
 	xrstor_load(&vcpu->fpu, buf, request, reg_count(u), u->rexw);
+	host_set_mxcsr(vcpu->fpu.mxcsr | MXCSR_MASKS);
 }
 
 void native_get_xsave(const struct fpu_state *fpu, void *buf)
@@ -347,13 +349,13 @@ OP(ldmxcsr)
 	value = (u32)mem_read(vcpu, uop_linear(vcpu, u, 4, ACCESS_READ), 4);
 	if (value & ~MXCSR_VALID)
 		raise_gp(vcpu, 0);
-	vcpu->fpu.mxcsr = value;
+	mxcsr_set(vcpu, value);
 }
 
 OP(stmxcsr)
 {
 	check_sse(vcpu);
-	mem_write(vcpu, uop_linear(vcpu, u, 4, ACCESS_WRITE), 4, vcpu->fpu.mxcsr);
+	mem_write(vcpu, uop_linear(vcpu, u, 4, ACCESS_WRITE), 4, mxcsr_get(vcpu));
 }
 
 OP(vldmxcsr)
@@ -364,20 +366,33 @@ OP(vldmxcsr)
 	value = (u32)mem_read(vcpu, uop_linear(vcpu, u, 4, ACCESS_READ), 4);
 	if (value & ~MXCSR_VALID)
 		raise_gp(vcpu, 0);
-	vcpu->fpu.mxcsr = value;
+	mxcsr_set(vcpu, value);
 }
 
 OP(vstmxcsr)
 {
 	check_avx(vcpu);
-	mem_write(vcpu, uop_linear(vcpu, u, 4, ACCESS_WRITE), 4, vcpu->fpu.mxcsr);
+	mem_write(vcpu, uop_linear(vcpu, u, 4, ACCESS_WRITE), 4, mxcsr_get(vcpu));
 }
 
+typedef u64 half_vector __attribute__((vector_size(16)));
+
+static inline void clear_half(u8 *p)
+{
+	*(half_vector *)p = (half_vector){0, 0};
+}
+
+/* VZEROUPPER, and VZEROALL by L; outside 64-bit mode only what it can see. */
 OP(vzero)
 {
+	u8 *end = vcpu->fpu.ymm[u->mode64 ? 16 : 8];
+
 	check_avx(vcpu);
-	for (unsigned int i = 0; i < reg_count(u); i++)
-		memset(vcpu->fpu.ymm[i] + (u->vexl ? 0 : 16), 0, u->vexl ? 32 : 16);
+	for (u8 *p = vcpu->fpu.ymm[0]; p < end; p += 32) {
+		clear_half(p + 16);
+		if (u->vexl)
+			clear_half(p);
+	}
 }
 
 OP(emms)

@@ -87,7 +87,8 @@ struct desc_ptr {
 /*
  * x87, SSE and AVX state. Registers live here, not in host registers, between instructions;
  * native.c loads the operands of one instruction, runs it, and stores them (so that libc and the
- * kernel may use the host's registers as they like).
+ * kernel may use the host's registers as they like). MXCSR alone is in the host's during run():
+ * native_enter().
  */
 struct fpu_state {
 	_Alignas(64) u8 ymm[16][32]; /* xmm is the low half */
