@@ -55,7 +55,10 @@ static void mark_code(struct kvm_vcpu *vcpu, u64 gpa, unsigned int len)
 
 	if (likely((__atomic_load_n(word, __ATOMIC_RELAXED) & mask) == mask))
 		return;
-	__atomic_fetch_or(word, mask, __ATOMIC_SEQ_CST);
+	/* With one vCPU, the first mark of a page has done all there is to do. */
+	if (__atomic_fetch_or(word, mask, __ATOMIC_SEQ_CST) &&
+	    __atomic_load_n(&vcpu->kvm->nr_vcpus, __ATOMIC_RELAXED) == 1)
+		return;
 	if (mmu_protect_code(vcpu, gpa & ~(PAGE_SIZE - 1)))
 		exec_pass_boundary(vcpu);
 }
