@@ -379,7 +379,7 @@ static void state_changed(struct kvm_vcpu *vcpu)
 {
 	vcpu->aflags = rflags_to_aflags(vcpu->ctl.rflags);
 	vcpu->events = true;
-	mmu_flush_all(vcpu);
+	mmu_state_changed(vcpu);
 	mmu_update_watchpoints(vcpu);
 	blocks_mapping_changed(vcpu);
 	cpu_update_mode(vcpu);

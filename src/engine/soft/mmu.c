@@ -322,6 +322,17 @@ void mmu_flush_all(struct kvm_vcpu *vcpu)
 	blocks_mapping_changed(vcpu);
 }
 
+void mmu_state_changed(struct kvm_vcpu *vcpu)
+{
+	const struct vcpu_control *c = &vcpu->ctl;
+	bool pae = (c->cr0 & X86_CR0_PG) && (c->cr4 & X86_CR4_PAE) && !(c->efer & EFER_LMA);
+
+	/* Bad ones leave the old: the user's mistake, and harmless. */
+	if (pae && vcpu_mmu(vcpu)->pdpte_cr3 != c->cr3)
+		mmu_load_pdptes(vcpu, c->cr3);
+	mmu_flush_all(vcpu);
+}
+
 void mmu_flush_permissions(struct kvm_vcpu *vcpu)
 {
 	tlb_flush_all(vcpu_mmu(vcpu));
@@ -454,6 +465,7 @@ void mmu_init(struct kvm_vcpu *vcpu)
 	struct mmu *m = vcpu_mmu(vcpu);
 
 	memset(m, 0, sizeof(*m));
+	m->pdpte_cr3 = ~0ULL;
 	tlb_clear(&m->off);
 	mmu_flush_all(vcpu);
 }

@@ -114,7 +114,8 @@ struct mmu {
 	enum tlb_class class; /* of explicit accesses */
 	bool align_check; /* CR0.AM, EFLAGS.AC and CPL 3: tlb is `off`, every access is looked at */
 
-	u64 pdpte[4]; /* PAE: as loaded by the last CR3 load */
+	u64 pdpte[4];  /* PAE: as loaded by the last CR3 load */
+	u64 pdpte_cr3; /* from there; ~0: never */
 
 	u16 asn;      /* of the current PCID */
 	u16 next_asn; /* never used so far since the last full flush */
@@ -329,6 +330,8 @@ void mmu_init(struct kvm_vcpu *vcpu);
 void mmu_update_class(struct kvm_vcpu *vcpu);
 /* Registers were set from outside, or paging was turned on or off: drop everything. */
 void mmu_flush_all(struct kvm_vcpu *vcpu);
+/* The user set control registers: the same, and load the PDPTEs where they are others' now. */
+void mmu_state_changed(struct kvm_vcpu *vcpu);
 /* CR0.WP, CR4.SMEP or CR4.SMAP changed: permissions are judged anew, walks stay. */
 void mmu_flush_permissions(struct kvm_vcpu *vcpu);
 /* After ctl.cr3 was loaded; keep: bit 63 of the operand with PCIDs on. */

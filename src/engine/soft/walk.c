@@ -326,5 +326,6 @@ bool mmu_load_pdptes(struct kvm_vcpu *vcpu, u64 cr3)
 			return false;
 	}
 	memcpy(vcpu_mmu(vcpu)->pdpte, value, sizeof(value));
+	vcpu_mmu(vcpu)->pdpte_cr3 = cr3;
 	return true;
 }

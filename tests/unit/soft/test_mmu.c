@@ -367,6 +367,14 @@ static void pae(void **state)
 	assert_false(mmu_load_pdptes(V, C->cr3));
 	*ram64(0x1020) = 0x2000 | W; /* not present: anything goes */
 	assert_true(mmu_load_pdptes(V, C->cr3));
+	/* The user moves CR3: loaded from there; says the same again: not loaded. */
+	C->cr3 = 0x4000;
+	*ram64(0x4000 + 24) = 0x2000 | P;
+	mmu_state_changed(V);
+	assert_int_equal(try_access(ACCESS_WRITE, 0xc0000000), FAKE_DONE);
+	*ram64(0x4000 + 24) = 0;
+	mmu_state_changed(V);
+	assert_int_equal(try_access(ACCESS_WRITE, 0xc0000000), FAKE_DONE);
 }
 
 static void crossing(void **state)
