@@ -132,6 +132,9 @@ int block_node_zero(struct block *block, u64 len, u64 offset, u32 flags);
 int block_read_backing(struct block *backing, const struct iovec *iov, int niov, u64 offset,
 		       u64 len);
 
+/* Status of what b itself does not hold. */
+int block_backing_status(struct block *b, u64 offset, struct block_extent *extent);
+
 /* The node of a file or an address; file_only: never take it for an address. */
 int block_open_protocol(struct block **out, const char *path, bool file_only,
 			const struct block_options *options, struct err *err);

@@ -56,3 +56,20 @@ int block_read_backing(struct block *backing, const struct iovec *iov, int niov,
 	}
 	return 0;
 }
+
+int block_backing_status(struct block *b, u64 offset, struct block_extent *e)
+{
+	struct block *backing = b->backing;
+	u64 size = backing ? block_size(backing) : 0;
+	int rc;
+
+	e->flags = BLOCK_ZERO;
+	if (offset >= size)
+		return 0;
+	e->len = min(e->len, size - offset);
+	e->flags = 0;
+	rc = backing->class->status(backing, offset, e);
+	e->flags &= ~(u32)BLOCK_ALLOCATED;
+	e->depth++;
+	return rc;
+}

@@ -160,23 +160,6 @@ static int qcow2_close(struct block *b)
 
 /* ---- status ---- */
 
-static int backing_status(struct qcow2 *s, u64 offset, struct block_extent *e)
-{
-	struct block *backing = s->block.backing;
-	u64 size = backing ? block_size(backing) : 0;
-	int rc;
-
-	e->flags = BLOCK_ZERO;
-	if (offset >= size)
-		return 0;
-	e->len = min(e->len, size - offset);
-	e->flags = 0;
-	rc = backing->class->status(backing, offset, e);
-	e->flags &= ~(u32)BLOCK_ALLOCATED;
-	e->depth++;
-	return rc;
-}
-
 static int qcow2_status(struct block *b, u64 offset, struct block_extent *e)
 {
 	struct qcow2 *s = qcow2_of(b);
@@ -191,7 +174,7 @@ static int qcow2_status(struct block *b, u64 offset, struct block_extent *e)
 	e->len = map.len;
 	switch (map.type) {
 	case QCOW2_UNALLOCATED:
-		return backing_status(s, offset, e);
+		return block_backing_status(b, offset, e);
 	case QCOW2_ZEROED:
 		e->flags = BLOCK_ZERO | BLOCK_ALLOCATED;
 		if (map.entry & QCOW2_OFFSET) {

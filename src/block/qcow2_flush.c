@@ -215,7 +215,7 @@ static int sync_all(struct qcow2 *s)
 {
 	int rc = block_node_flush(s->block.file);
 
-	if (!rc && s->external)
+	if (!rc && s->external && s->data)
 		rc = block_node_flush(s->data);
 	if (rc) {
 		log_guest("%s: sync failed; the image takes no more writes", s->block.name);

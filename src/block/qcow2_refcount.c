@@ -90,7 +90,8 @@ static void set_in(struct qcow2 *s, struct qcow2_tab *tab, u64 index, u64 count)
 	u32 order = s->h.refcount_order;
 
 	qcow2_refcount_put(tab->data, order, index, count);
-	qcow2_tab_dirty(s, &s->refblocks, tab, (index << order) / 8, order < 3 ? 1 : BIT(order) / 8);
+	qcow2_tab_dirty(s, &s->refblocks, tab, (index << order) / 8,
+			order < 3 ? 1 : BIT(order) / 8);
 }
 
 static int add_one(struct qcow2 *s, u64 cluster, int delta)

@@ -56,7 +56,7 @@ static bool write_extent(struct qcow2 *s, u64 offset, u64 len, struct extent *e)
 	if (!qcow2_lookup_fast(s, offset, len, &map) || map.type != QCOW2_NORMAL || !map.copied)
 		return false;
 	*e = (struct extent){.node = s->data, .pos = map.host, .len = map.len};
-	return true;
+	return s->data;
 }
 
 /* Is `b` right behind `a` in the same place? */

@@ -40,6 +40,7 @@ static struct variant variants[] = {
 	{"qcow2", 4096, 2 * MiB, 16, .v2 = true, .snapshot = true},
 	{"qcow2", 8192, 2 * MiB, 1},
 	{"qcow2", 2048, 1 * MiB, 64, .zstd = true, .packed = true},
+	{"qed", 4096, 4 * MiB, 16},
 };
 
 static void no_line(enum log_level level, const char *line)

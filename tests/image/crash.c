@@ -27,7 +27,7 @@ struct shape {
 	const char *name;
 	u64 cluster, size;
 	u64 refcount_bits;
-	bool extended, v2, snapshot;
+	bool extended, v2, snapshot, qed;
 	u64 l2_cache;
 };
 
@@ -39,6 +39,7 @@ static const struct shape shapes[] = {
 	{"32k-ext", 32768, 2 * MiB, 16, .extended = true},
 	{"4k-v2", 4096, 2 * MiB, 16, .v2 = true},
 	{"4k-snapshot", 4096, 1 * MiB, 2, .snapshot = true},
+	{"qed", 4096, 1 * MiB, .qed = true},
 };
 
 struct run {
@@ -65,6 +66,11 @@ static u64 scale(const char *name, u64 otherwise)
 	return v ? strtoull(v, NULL, 0) : otherwise;
 }
 
+static const char *format_of(const struct run *r)
+{
+	return r->shape->qed ? "qed" : "qcow2";
+}
+
 static int make_image(struct run *r)
 {
 	const struct shape *s = r->shape;
@@ -78,7 +84,7 @@ static int make_image(struct run *r)
 	c.extended_l2 = s->extended;
 	c.compat = !s->v2;
 	if (!rc)
-		rc = block_create(r->image, "qcow2", &c, &err);
+		rc = block_create(r->image, format_of(r), &c, &err);
 	opt_free(block_create_table, &c);
 	if (rc)
 		fprintf(stderr, "%s\n", err.text);
@@ -87,7 +93,7 @@ static int make_image(struct run *r)
 
 static struct block_options options_of(struct run *r, const char *path)
 {
-	struct block_options o = rig_options(path, "qcow2");
+	struct block_options o = rig_options(path, format_of(r));
 
 	/* The spy sees the syncs; the machine that runs this does not crash. */
 	o.cache = BLOCK_CACHE_UNSAFE;
@@ -117,7 +123,8 @@ static int judge(struct run *r, const char *path, u64 tick, bool qemu)
 	struct block *b;
 	int rc;
 
-	o.readonly = true;
+	/* QED is mended when it is opened for writing; qcow2 must need no mending. */
+	o.readonly = !r->shape->qed;
 	rc = block_open(&b, &o, &err);
 	rig_options_free(&o);
 	if (rc) {
@@ -133,7 +140,8 @@ static int judge(struct run *r, const char *path, u64 tick, bool qemu)
 		rc = ledger_verify(&r->ledger, b, tick);
 	block_close(b);
 	if (!rc && qemu) {
-		int status = rig_run("qemu-img check -q -f qcow2 '%s' 2>/dev/null", path);
+		int status =
+			rig_run("qemu-img check -q -f %s '%s' 2>/dev/null", format_of(r), path);
 
 		rc = status && status != 3 ? -EUCLEAN : 0;
 		r->judged++;

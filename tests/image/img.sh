@@ -85,6 +85,31 @@ printf x | dd of=other bs=1 seek=7654321 conv=notrunc 2>/dev/null
 no 1 "difference" "$bothy" img compare -f raw -F qcow2 other a.qcow2
 has 7654321
 
+# qed
+ok "create qed" "$bothy" img create -q -f qed new.qed 1G
+ok "check qed" qemu-img check -q -f qed new.qed
+ok "convert qed" "$bothy" img convert -f raw -O qed -o cluster_size=16k,table_size=2 disk a.qed
+ok "compare qed" qemu-img compare -q -f raw -F qed disk a.qed
+ok "check a.qed" qemu-img check -q -f qed a.qed
+ok "qed to raw" "$bothy" img convert -f qed -O raw a.qed back
+ok "cmp qed" cmp disk back
+ok "grow qed" "$bothy" img resize -q -f qed a.qed +8M
+no 1 "shrink qed" "$bothy" img resize -q -f qed --shrink a.qed 1M
+ok "qed overlay" qemu-img create -q -f qed -b disk -F raw over.qed
+ok "qed overlay compare" "$bothy" img compare -q -f qed -F raw over.qed disk
+python3 - <<-'PY'
+	import struct
+	f = open("a.qed", "r+b")
+	h = f.read(64)
+	l1 = struct.unpack("<Q", h[40:48])[0]
+	f.seek(l1); l2 = struct.unpack("<Q", f.read(8))[0]
+	f.seek(l2 + 8); f.write(struct.pack("<Q", 12345))
+	f.seek(16); f.write(struct.pack("<Q", 2))  # and it was not closed
+PY
+no 2 "qed error" "$bothy" img check -q -f qed a.qed
+ok "qed mends itself" "$bothy" img bench -f qed -w -c 10 -o 4M a.qed
+no 3 "qed only leaks" qemu-img check -q -f qed a.qed
+
 # overlays: info opens nothing, map and compare follow, rebase and commit
 ok "base" "$bothy" img convert -f raw -O qcow2 disk base.qcow2
 ok "overlay" "$bothy" img create -q -f qcow2 -b base.qcow2 -F qcow2 over.qcow2
@@ -236,7 +261,8 @@ ok "image" qemu-img create -q -f qcow2 x.qcow2 1M
 python3 -c 'f = open("x.qcow2", "r+b"); f.seek(79); f.write(b"\x40")'
 no 1 "unknown bit" "$bothy" img info x.qcow2
 has "feature"
-ok "image" qemu-img create -q -f qcow2 --object secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s l.qcow2 1M
+ok "image" qemu-img create -q -f qcow2 l.qcow2 1M
+python3 -c 'f = open("l.qcow2", "r+b"); f.seek(35); f.write(b"\x02")'
 no 1 "LUKS" "$bothy" img info l.qcow2
 has LUKS
 ok "data file" qemu-img create -q -f qcow2 -o data_file=/etc/hostname.not-there e.qcow2 1M

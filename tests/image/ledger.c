@@ -8,7 +8,6 @@
 #include "base/bits.h"
 #include "base/endian.h"
 #include "base/iov.h"
-#include "block/qcow2_int.h"
 
 /* ---- the node ---- */
 
@@ -95,6 +94,7 @@ static const struct block_class spy_class = {
 int spy_open(struct block **out, struct spy *spy, const char *path,
 	     const struct block_options *options, struct err *err)
 {
+	const struct block_class *class = block_class_lookup(options->format);
 	struct block *file, *node, *image;
 	int rc = block_open_protocol(&file, path, true, options, err);
 
@@ -103,8 +103,8 @@ int spy_open(struct block **out, struct spy *spy, const char *path,
 	node = block_node_new(&spy_class, path, file);
 	container_of(node, struct spy_node, block)->spy = spy;
 	node->size = file->size;
-	image = block_node_new(&block_qcow2_class, path, node);
-	rc = block_qcow2_class.open(image, options, err);
+	image = block_node_new(class, path, node);
+	rc = class->open(image, options, err);
 	if (rc) {
 		block_node_free(image);
 		return rc;

@@ -29,7 +29,7 @@ struct spy {
 	pthread_mutex_t lock;
 };
 
-/* Open the qcow2 image at path with the spy between it and its file. */
+/* Open the image at path (format: options->format) with the spy between it and its file. */
 int spy_open(struct block **out, struct spy *spy, const char *path,
 	     const struct block_options *options, struct err *err);
 void spy_forget(struct spy *spy);

@@ -58,6 +58,10 @@ static const struct shape shapes[] = {
 	{"qemu-ext-backed", "qcow2", 65536, 16 * MiB, .backing = 15 * MiB, .extended = true,
 	 .from_qemu = true},
 	{"qemu-prealloc", "qcow2", 65536, 16 * MiB, .from_qemu = true, .external = true},
+	{"qed", "qed", 65536, 24 * MiB},
+	{"qed-backed", "qed", 4096, 8 * MiB, .backing = 7 * MiB + 512, .table_size = 2},
+	{"qed-direct", "qed", 65536, 16 * MiB, .cache = BLOCK_CACHE_NONE},
+	{"qemu-qed", "qed", 8192, 16 * MiB, .from_qemu = true, .table_size = 2},
 };
 
 struct run {
@@ -150,6 +154,13 @@ static int make_qemu(struct run *r, const u8 *content)
 	snprintf(options, sizeof(options), "cluster_size=%llu,extended_l2=%s,compression_type=%s",
 		 (unsigned long long)s->cluster, s->extended ? "on" : "off",
 		 s->zstd ? "zstd" : "zlib");
+	if (!strcmp(s->format, "qed"))
+		return write_file(r->shadow, content, s->size) ||
+		       rig_run("qemu-img convert -q -f raw -O qed -o "
+			       "cluster_size=%llu,table_size=%llu "
+			       "'%s' '%s'",
+			       (unsigned long long)s->cluster, (unsigned long long)s->table_size,
+			       r->shadow, r->image);
 	if (s->backing)
 		return rig_run("qemu-img create -q -f qcow2 -F raw -b '%s' -o %s '%s' %llu",
 			       r->base, options, r->image, (unsigned long long)s->size);
@@ -172,7 +183,8 @@ static int judge(struct run *r, bool map)
 	if (write_file(r->shadow, r->rig.shadow, r->rig.size))
 		return fail(r, "writing the shadow", -EIO);
 	rc = rig_run("qemu-img check -q -f %s '%s'", r->shape->format, r->image);
-	if (rc)
+	/* QED leaks what zero clusters replace, and cannot do otherwise. */
+	if (rc && !(rc == 3 && !strcmp(r->shape->format, "qed")))
 		return fail(r, "qemu-img check", rc);
 	rc = rig_run("qemu-img compare -q -f %s -F raw '%s' '%s'", r->shape->format, r->image,
 		     r->shadow);
