@@ -2,7 +2,9 @@
 import os, re, shutil, statistics, subprocess, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SRC = os.path.dirname(HERE)
 KINDS = {"nothing": 0, "pio": 1, "scratch": 2, "mmio": 3, "coalesced": 4}
+QEMU = "qemu-system-x86_64"
 
 
 class Bench:
@@ -18,26 +20,56 @@ class Bench:
         for name in ("kvm", "soft"):
             p = subprocess.run([self.bothy, "run", "--engine", name, self.guest("nothing")],
                                capture_output=True, stdin=subprocess.DEVNULL)
-            if p.returncode in (0, 1):
+            if p.returncode == 1:
                 names.append(name)
             else:
                 print(f"   (no engine {name}: {p.stderr.decode().strip()})")
         return names
 
-    def guest(self, kind):
-        """A flat real-mode guest of guests/exits.S."""
-        out = os.path.join(self.dir, f"{kind}.bin")
+    def guest(self, kind, count=None):
+        """A flat real-mode guest of guests/exits.S, or firmware with its own count."""
+        out = os.path.join(self.dir, f"{kind}.bin" if count is None else f"{kind}-{count}.rom")
         defs = [f"-DKIND_{k.upper()}={v}" for k, v in KINDS.items()]
+        if count is not None:
+            defs.append(f"-DCOUNT={count}")
         subprocess.run(["gcc", "-c", "-x", "assembler-with-cpp", f"-DKIND={KINDS[kind]}", *defs,
                         os.path.join(HERE, "guests/exits.S"), "-o", out + ".o"], check=True)
         subprocess.run(["objcopy", "-O", "binary", "-j", ".text", out + ".o", out], check=True)
         return out
 
-    def bare(self):
-        out = os.path.join(self.dir, "bare")
-        subprocess.run(["gcc", "-O2", "-static", os.path.join(HERE, "bare.c"), "-o", out],
-                       check=True)
+    def program(self, name, source):
+        """A static program of this folder."""
+        out = os.path.join(self.dir, name)
+        subprocess.run(["gcc", "-O2", "-static", os.path.join(HERE, source), "-o", out], check=True)
         return out
+
+    def kernel(self):
+        """A stock Debian kernel, or None."""
+        d = os.path.join(self.build, "kernel")
+        p = subprocess.run([os.path.join(SRC, "scripts/get-kernel"), d], capture_output=True, text=True)
+        if p.returncode:
+            print("   (no kernel:", p.stderr.strip().splitlines()[:1], ")")
+            return None
+        return os.path.join(d, "vmlinuz")
+
+    def init_initramfs(self):
+        """An initramfs whose init ends the run at once."""
+        init = self.program("init", "guests/init.c")
+        out = os.path.join(self.dir, "init.cpio")
+        with tempfile.TemporaryDirectory() as d:
+            shutil.copy(init, os.path.join(d, "init"))
+            os.mkdir(os.path.join(d, "dev"))
+            subprocess.run(f"cd {d} && find . | cpio --quiet -o -H newc > {out}", shell=True,
+                           check=True)
+        return out
+
+    def qemu(self, machine):
+        """A QEMU command of the board, without default devices, with the debug-exit port."""
+        return [QEMU, "-accel", "kvm", "-M", machine, "-nodefaults", "-display", "none",
+                "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+
+    def have_qemu(self):
+        return shutil.which(QEMU) is not None
 
     def callgrind(self, cmd):
         """User-mode instructions of a command, or None without valgrind."""
@@ -45,8 +77,8 @@ class Bench:
             return None
         with tempfile.NamedTemporaryFile() as f:
             p = subprocess.run(["valgrind", "--tool=callgrind", f"--callgrind-out-file={f.name}",
-                                "--trace-children=no", *cmd], stdin=subprocess.DEVNULL,
-                               capture_output=True, text=True)
+                                *cmd], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                               timeout=300)
             m = re.search(r"Collected : (\d+)", p.stderr)
             return int(m.group(1)) if m else None
 
@@ -56,7 +88,7 @@ class Bench:
         for _ in range(runs):
             start = time.perf_counter()
             subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)
+                           stderr=subprocess.DEVNULL, timeout=300)
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 

@@ -1,41 +1,45 @@
 """exits: what one costs, beside a bare KVM_RUN loop that handles nothing.
 
-Instructions are user-mode ones of the monitor (callgrind), by the difference of two run lengths.
-The peers are QEMU's boards with the same guest as firmware image.
+Instructions are user-mode ones of the monitor (callgrind), by the difference of two run lengths;
+wall time likewise. QEMU runs the same loop as its firmware.
 """
-import os, subprocess
 from common import row
 
-FEW, MANY = 2000, 12000
+FEW, MANY = 1000, 6000
+WALL = 20000
 
 
-def per_exit(bench, make, few=FEW, many=MANY):
-    a, b = bench.callgrind(make(few)), bench.callgrind(make(many))
-    return None if a is None or b is None else (b - a) / (many - few)
+def measure(bench, make, wall=WALL):
+    us = (bench.wall(make(wall), 3) - bench.wall(make(0), 3)) / wall * 1e6
+    a, b = bench.callgrind(make(FEW)), bench.callgrind(make(MANY))
+    return us, None if a is None or b is None else (b - a) / (MANY - FEW)
 
 
-def seconds(bench, make):
-    a, b = bench.wall(make(0), 3), bench.wall(make(20000), 3)
-    return (b - a) / 20000 * 1e6
+def show(name, us, instructions, base):
+    row(name, "-" if instructions is None else f"{instructions:.0f}", f"{us:.2f}",
+        f"{us / base:.2f}" if base else "-")
 
 
 def run(bench):
     engines = bench.engines()
-    row("", "instructions", "us each", "against bare")
     base = {}
+    row("", "instructions", "us each", "against bare")
     if "kvm" in engines:
-        bare = bench.bare()
+        bare = bench.program("bare", "bare.c")
         for kind in ("pio", "mmio", "coalesced"):
             extra = ["coalesced"] if kind == "coalesced" else []
-            make = lambda n: [bare, bench.guest(kind), str(n), *extra]
-            base[kind] = seconds(bench, make)
-            row(f"bare {kind}", f"{per_exit(bench, make):.0f}", f"{base[kind]:.2f}", "1.00")
+            us, n = measure(bench, lambda n: [bare, bench.guest(kind), str(n), *extra])
+            base[kind] = us
+            show(f"bare {kind}", us, n, us)
+    base["scratch"] = base.get("pio")
     for engine in engines:
         for kind in ("pio", "scratch", "mmio"):
-            guest = bench.guest(kind)
-            make = lambda n: [bench.bothy, "run", "--engine", engine, "--reg", f"rcx={n}", guest]
-            us = seconds(bench, make)
-            n = per_exit(bench, make)
-            ratio = us / base["mmio" if kind == "mmio" else "pio"] if base else 0
-            row(f"bothy {engine} {kind}", f"{n:.0f}" if n else "-", f"{us:.2f}",
-                f"{ratio:.2f}" if ratio else "-")
+            us, n = measure(bench, lambda n: [bench.bothy, "run", "--engine", engine, "--reg",
+                                              f"rcx={n}", bench.guest(kind)])
+            show(f"bothy {engine} {kind}", us, n, base.get(kind) if engine == "kvm" else None)
+    if "kvm" not in engines or not bench.have_qemu():
+        return
+    for machine in ("microvm", "pc"):
+        for kind in ("pio", "mmio"):
+            us, n = measure(bench, lambda n: [*bench.qemu(machine), "-bios", bench.guest(kind, n)])
+            show(f"QEMU {machine} {kind}", us, n, base[kind])
