@@ -2,12 +2,14 @@
  * Ctrl-A commands of the terminal, and the little line monitor behind Ctrl-A C. While the monitor
  * is open, keys go to its line and the guest's output still appears.
  */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/str.h"
 #include "chardev/chardev.h"
 #include "cli/run.h"
 
@@ -18,6 +20,7 @@ struct console {
 	bool open;
 	char line[128];
 	size_t len;
+	const char *argument; /* what follows the command in line[] */
 };
 
 static void say(const char *fmt, ...) PRINTF_LIKE(1, 2);
@@ -74,6 +77,23 @@ static void do_powerdown(struct console *c)
 		say("pressed, but the guest does not listen to the power button\r\n");
 }
 
+static void do_balloon(struct console *c)
+{
+	char text[32];
+	u64 size;
+	int rc = 0;
+
+	if (*c->argument)
+		rc = parse_size(c->argument, &size) ? -EINVAL
+						    : machine_set_balloon(c->machine, size);
+	if (rc)
+		say("%s\r\n", rc == -ENODEV ? "there is no balloon: start with --balloon"
+					    : "give a size up to the guest's memory");
+	else
+		say("the guest has %s\r\n",
+		    format_size(text, sizeof(text), machine_balloon_memory(c->machine)));
+}
+
 static void do_stats(struct console *c)
 {
 	char *text = NULL;
@@ -107,6 +127,7 @@ static const struct {
 	{"reset", "press the reset button", do_reset},
 	{"powerdown", "press the power button", do_powerdown},
 	{"stats", "exits, accesses, interrupts", do_stats},
+	{"balloon", "[SIZE]: memory the guest may use", do_balloon},
 	{"quit", "end at once", do_quit},
 };
 
@@ -118,10 +139,16 @@ static void do_help(struct console *c)
 
 static void run_line(struct console *c)
 {
+	char *space;
+
 	c->line[c->len] = '\0';
 	c->len = 0;
 	if (!c->line[0])
 		return;
+	space = strchr(c->line, ' ');
+	if (space)
+		*space = '\0';
+	c->argument = space ? space + 1 + strspn(space + 1, " ") : "";
 	for (size_t i = 0; i < ARRAY_SIZE(monitor_commands); i++) {
 		if (strcmp(monitor_commands[i].name, c->line))
 			continue;

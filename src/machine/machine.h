@@ -79,6 +79,11 @@ int machine_reset(struct machine *machine);
 /* Press the power button. False where there is none or the guest does not listen. */
 bool machine_powerdown(struct machine *machine);
 
+/* Ask the guest to use no more than `memory` bytes (with --balloon): -ENODEV, -EINVAL. What it uses
+ * now, as far as the balloon tells. */
+int machine_set_balloon(struct machine *machine, u64 memory);
+u64 machine_balloon_memory(struct machine *machine);
+
 struct bus *machine_bus(struct machine *machine);
 u32 machine_vcpu_count(const struct machine *machine);
 struct vcpu *machine_vcpu(struct machine *machine, u32 index);

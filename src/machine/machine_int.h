@@ -45,7 +45,7 @@ struct machine {
 	int vm_stats_fd, vcpu_stats_fd[MACHINE_MAX_CPUS];
 	struct kvm_cpuid2 *supported;
 	struct boot_entry entry;
-	struct device *pm, *fw_cfg;
+	struct device *pm, *fw_cfg, *balloon;
 	struct acpi_virtio_mmio virtio_mmio[32];
 	size_t virtio_mmio_count;
 	struct {

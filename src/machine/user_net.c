@@ -1,8 +1,11 @@
 /* --net: a network card and the link behind it. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/str.h"
 #include "bus/device.h"
+#include "hw/rtl8139.h"
 #include "machine/machine_int.h"
 #include "machine/user_devices.h"
 #include "net/net.h"
@@ -20,8 +23,8 @@ static void release_link(void *object)
 	net_close(object);
 }
 
-static int add_card(struct machine *m, struct net *net, const struct net_card *card, const u8 *mac,
-		    struct err *err)
+static int add_virtio(struct machine *m, struct net *net, const struct net_card *card,
+		      const u8 *mac, struct err *err)
 {
 	struct virtio_net_options options = {
 		.net = net,
@@ -30,9 +33,45 @@ static int add_card(struct machine *m, struct net *net, const struct net_card *c
 	};
 
 	memcpy(options.mac, mac, sizeof(options.mac));
-	if (card->model && strcmp(card->model, "virtio"))
-		return err_set(err, EINVAL, "model=%s: this build has virtio", card->model);
 	return board_add_virtio(m, &virtio_net, "net", &options, false, err) ? 0 : -EIO;
+}
+
+static int add_rtl8139(struct machine *m, struct net *net, const struct net_card *card,
+		       const u8 *mac, struct err *err)
+{
+	struct rtl8139_config config = {.net = net, .plain = !strcmp(card->model, "rtl8139-plain")};
+	char id[16];
+
+	memcpy(config.mac, mac, sizeof(config.mac));
+	snprintf(id, sizeof(id), "net%u", m->nets);
+	return device_new(m->bus, &rtl8139_class, id, &config, err) ? 0 : -EIO;
+}
+
+static const struct {
+	const char *model;
+	int (*add)(struct machine *m, struct net *net, const struct net_card *card, const u8 *mac,
+		   struct err *err);
+} models[] = {
+	{"virtio", add_virtio},
+	{"rtl8139", add_rtl8139},
+	{"rtl8139-plain", add_rtl8139},
+};
+
+static int add_card(struct machine *m, struct net *net, const struct net_card *card, const u8 *mac,
+		    struct err *err)
+{
+	struct str known = {0};
+	int rc;
+
+	for (size_t i = 0; i < ARRAY_SIZE(models); i++) {
+		if (!strcmp(models[i].model, card->model ? card->model : "virtio"))
+			return models[i].add(m, net, card, mac, err);
+		str_add(&known, "%s%s", i ? ", " : "", models[i].model);
+	}
+	rc = err_set(err, EINVAL, "model=%s: must be one of %s", card->model,
+		     known.text ? known.text : "");
+	str_free(&known);
+	return rc;
 }
 
 int build_net(struct machine *m, const char *spec, struct err *err)
