@@ -22,8 +22,9 @@
  * native_features() tells which instructions the host executes for the guest; the rest is done by
  * functions here, whatever the host has, and is listed in these masks.
  */
-/* Leaf 1 ECX: CX16 PCID x2APIC TSC-deadline hypervisor. */
-#define L1_ECX (B(13) | B(17) | B(21) | B(24) | B(31))
+/* Leaf 1 ECX: CX16 PCID x2APIC hypervisor. The TSC-deadline bit is the user's to set, by
+ * KVM_CAP_TSC_DEADLINE_TIMER: it needs the in-kernel LAPIC (api.rst). */
+#define L1_ECX (B(13) | B(17) | B(21) | B(31))
 /* EDX: VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36. */
 #define L1_EDX 0x0003fbfeu
 /* Leaf 7 EBX: FSGSBASE TSC_ADJUST SMEP ERMS INVPCID SMAP. */

@@ -22,6 +22,9 @@ static int set_cpuid(int sys, int vcpu)
 
 	c->nent = 256;
 	rc = soft_kvm_ioctl(sys, KVM_GET_SUPPORTED_CPUID, (unsigned long)c);
+	for (u32 i = 0; i < c->nent; i++)
+		if (c->entries[i].function == 1)
+			c->entries[i].ecx |= 1u << 24; /* KVM_CAP_TSC_DEADLINE_TIMER */
 	if (!rc)
 		rc = soft_kvm_ioctl(vcpu, KVM_SET_CPUID2, (unsigned long)c);
 	free(c);
