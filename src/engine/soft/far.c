@@ -487,6 +487,8 @@ static u64 iret_task(struct kvm_vcpu *vcpu, u64 next)
 	if ((link & 4) || selector_null(link) || !desc_read(vcpu, link, &d) || desc_s(&d) ||
 	    (desc_type(&d) != DESC_TSS16_BUSY && desc_type(&d) != DESC_TSS32_BUSY))
 		raise_exception_error(vcpu, TS_VECTOR, link & ~3u);
+	vcpu->ctl.nmi_masked = false;
+	vcpu->events = true;
 	return task_switch(vcpu, link, &d, TASK_IRET, next, false, 0);
 }
 

@@ -317,7 +317,7 @@ OP_END(invlpg)
 		mmu_invlpg(vcpu, linear);
 }
 
-OP_END(invpcid)
+static void invpcid_checked(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	u64 type = u->mode64 ? REG64(u->reg) : REG32(u->reg), desc[2];
 	u64 linear = uop_linear(vcpu, u, 16, ACCESS_READ);
@@ -332,6 +332,27 @@ OP_END(invpcid)
 		raise_gp(vcpu, 0);
 	mmu_invpcid(vcpu, (unsigned int)type, (u16)desc[0], desc[1]);
 }
+
+static const struct uop *invpcid(struct kvm_vcpu *vcpu, const struct uop *u)
+{
+	u64 rip = uop_next_rip(vcpu, u);
+
+	vcpu->uop = u;
+	invpcid_checked(vcpu, u);
+	return uop_leave(vcpu, u, rip);
+}
+
+static int invpcid_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	return guest_cpuid_bit(vcpu, 7, CPUID_EBX, 10) ? 0 : -EINVAL;
+}
+
+const struct operation oper_invpcid = {
+	.name = "invpcid",
+	.any = invpcid,
+	.ends = true,
+	.build = invpcid_build,
+};
 
 /* ---- XCR0 ---- */
 

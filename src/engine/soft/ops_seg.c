@@ -13,6 +13,7 @@ static unsigned int operand_bytes(const struct uop *u)
 
 /* ---- segment registers ---- */
 
+/* MOV and POP: SS holds off interrupts and traps for one instruction. LSS does not. */
 static void load_sreg(struct kvm_vcpu *vcpu, unsigned int seg, u16 selector)
 {
 	seg_load(vcpu, (int)seg, selector);
@@ -117,7 +118,7 @@ static const struct uop *load_far(struct kvm_vcpu *vcpu, const struct uop *u)
 
 	vcpu->uop = u;
 	offset = read_far(vcpu, u, &selector);
-	load_sreg(vcpu, u->vreg, selector);
+	seg_load(vcpu, u->vreg, selector);
 	reg_write(vcpu, u->reg, u->osize, offset);
 	return uop_leave(vcpu, u, rip);
 }
