@@ -116,18 +116,23 @@ static void read_parts(struct kvm_vcpu *vcpu, const struct part *part, int n, u8
 	}
 }
 
+/* Devices first: they may leave for the user, and memory must not have changed then. */
 static void write_parts(struct kvm_vcpu *vcpu, const struct part *part, int n, const u8 *buf)
 {
+	const u8 *from = buf;
 	u8 chunk[PAGE_SIZE];
 
+	for (int i = 0; i < n; from += part[i].len, i++) {
+		if (part[i].host)
+			continue;
+		memcpy(chunk, from, part[i].len);
+		device_access(vcpu, &part[i], true, chunk);
+	}
 	for (int i = 0; i < n; buf += part[i].len, i++) {
-		if (part[i].host) {
-			copy(part[i].host, buf, part[i].len);
-			written(vcpu, &part[i]);
-		} else {
-			memcpy(chunk, buf, part[i].len);
-			device_access(vcpu, &part[i], true, chunk);
-		}
+		if (!part[i].host)
+			continue;
+		copy(part[i].host, buf, part[i].len);
+		written(vcpu, &part[i]);
 	}
 }
 
