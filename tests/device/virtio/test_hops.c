@@ -1,0 +1,218 @@
+/*
+ * The hop budget of DESIGN.md: one guest read of a raw disk, from the doorbell to the kernel and
+ * back. The linker's --wrap puts us where requests are queued to the kernel and where interrupts
+ * are signalled; the depth of the stack there, against that of a callback of the same loop, counts
+ * the functions that are on the stack, as compiled: inlined ones are not hops, and a build without
+ * optimization is not measured.
+ */
+#define _GNU_SOURCE
+#include "device/virtio/driver.h"
+
+#include <execinfo.h>
+#include <linux/virtio_blk.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/endian.h"
+#include "block/block.h"
+#include "os/event.h"
+#include "os/file.h"
+#include "os/uring.h"
+#include "virtio/blk.h"
+
+#define MAX_DOWN 9 /* loop_run to the one that queues to the kernel, both counted */
+#define MAX_UP	 6 /* loop_run to the one that signals the interrupt */
+#define HEADER	 0x800000
+#define DATA	 0x900000
+
+static struct {
+	bool on;
+	int down, up, callback; /* depths of the stack */
+	pthread_t thread;	/* that submitted */
+	int signal_fd;
+	u32 submissions, signals, allocations, copies;
+	const void *iov_base;
+} seen;
+
+static int depth(void)
+{
+	void *frames[64];
+
+	return backtrace(frames, 64);
+}
+
+int __real_uring_queue(struct uring *r, const struct uring_io *io);
+int __wrap_uring_queue(struct uring *r, const struct uring_io *io);
+int __wrap_uring_queue(struct uring *r, const struct uring_io *io)
+{
+	if (seen.on && io->op == URING_READV) {
+		seen.down = depth();
+		seen.thread = pthread_self();
+		seen.submissions++;
+		seen.iov_base = io->iov->iov_base;
+	}
+	return __real_uring_queue(r, io);
+}
+
+void __real_event_signal(int fd);
+void __wrap_event_signal(int fd);
+void __wrap_event_signal(int fd)
+{
+	if (seen.on && fd == seen.signal_fd) {
+		seen.up = depth();
+		seen.signals++;
+		assert_true(pthread_equal(pthread_self(), seen.thread));
+	}
+	__real_event_signal(fd);
+}
+
+static bool on_queue_thread(void)
+{
+	char name[16] = "";
+
+	pthread_getname_np(pthread_self(), name, sizeof(name));
+	return strchr(name, ':');
+}
+
+#define COUNT_ALLOCATION(name, args, ...)                                                          \
+	void *__real_##name args;                                                                  \
+	void *__wrap_##name args;                                                                  \
+	void *__wrap_##name args                                                                   \
+	{                                                                                          \
+		if (seen.on && on_queue_thread())                                                  \
+			seen.allocations++;                                                        \
+		return __real_##name(__VA_ARGS__);                                                 \
+	}
+COUNT_ALLOCATION(malloc, (size_t n), n)
+COUNT_ALLOCATION(calloc, (size_t n, size_t size), n, size)
+COUNT_ALLOCATION(realloc, (void *p, size_t n), p, n)
+
+/* A callback of the queue's loop, called from where the doorbell's is. */
+static void on_probe(struct loop_watch *watch, u32 events)
+{
+	event_clear(watch->fd);
+	seen.callback = depth();
+	loop_watch_del(watch);
+}
+
+static struct driver d;
+
+static struct block *open_disk(void)
+{
+	char path[] = "/tmp/bothy-hops-XXXXXX";
+	struct block_options options = {0};
+	struct block *block;
+	struct err err;
+	int fd = mkstemp(path);
+
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	close(fd);
+	assert_int_equal(opt_defaults(block_option_table, &options, &err), 0);
+	options.file = path;
+	options.format = (char *)(uintptr_t) "raw";
+	assert_int_equal(block_open(&block, &options, &err), 0);
+	unlink(path);
+	return block;
+}
+
+static bool probed(void *ctx)
+{
+	return __atomic_load_n(&seen.callback, __ATOMIC_ACQUIRE);
+}
+
+static void add_probe(struct loop_work *work)
+{
+	static struct loop_watch watch;
+
+	watch = (struct loop_watch){.fd = event_new(), .fn = on_probe};
+	loop_watch_add(d.virtio->queue[0].loop, &watch, EPOLLIN);
+	event_signal(watch.fd);
+}
+
+static void set_vectors(void)
+{
+	u64 table = harness_config_read(d.h, d.devfn, 0x14, 4) & ~15u;
+	u8 at = (u8)harness_config_read(d.h, d.devfn, 0x34, 1);
+
+	while (harness_config_read(d.h, d.devfn, at, 1) != 0x11)
+		at = (u8)harness_config_read(d.h, d.devfn, at + 1, 1);
+	harness_write(d.h, table + 16, 8, 0xfee00000);
+	harness_write(d.h, table + 24, 4, 0x41);
+	harness_write(d.h, table + 28, 4, 0);
+	harness_config_write(d.h, d.devfn, at + 2, 2, 0x8000);
+	harness_write(d.h, d.common + 22, 2, 0);
+	harness_write(d.h, d.common + 26, 2, 1);
+}
+
+static void read_once(void)
+{
+	u8 *header = driver_ptr(&d, HEADER);
+	const struct driver_buf bufs[] = {
+		{HEADER, 16, false}, {DATA, 4096, true}, {HEADER + 64, 1, true}};
+
+	memset(header, 0, 16);
+	header[64] = 0xee;
+	driver_want_interrupts(&d.queue[0], true);
+	assert_int_equal(driver_do(&d.queue[0], bufs, 3), 4097);
+	assert_int_equal(header[64], 0);
+}
+
+static void a_read_keeps_the_budget(void **state)
+{
+	static struct loop_work work = {.fn = add_probe};
+	static const size_t modes[] = {1, 3};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		struct block *block = open_disk();
+		struct virtio_blk_options options = {.block = block};
+
+		memset(&seen, 0, sizeof(seen));
+		driver_open(&d, &driver_modes[modes[i]], &virtio_blk, &options);
+		driver_start(&d, 0, 1);
+		set_vectors();
+		seen.signal_fd = d.virtio->queue[0].vq.signal_fd;
+		assert_true(seen.signal_fd >= 0); /* straight to the engine */
+		read_once();			  /* what is made once is made */
+		loop_post(d.virtio->queue[0].loop, &work);
+		assert_true(driver_until(&d, probed, NULL));
+		for (int k = 0; k < 10; k++) {
+			memset(&seen.submissions, 0, sizeof(u32) * 4);
+			seen.on = true;
+			read_once();
+			seen.on = false;
+			assert_int_equal(seen.submissions, 1);
+			assert_int_equal(seen.signals, 1);
+			assert_int_equal(seen.allocations, 0);
+			/* No copy: the kernel reads into the guest's memory. */
+			assert_ptr_equal(seen.iov_base, driver_ptr(&d, DATA));
+			/* The callback is the second (after loop_run), and both ends count. */
+			assert_true(seen.down > seen.callback);
+			if (seen.down - seen.callback + 2 > MAX_DOWN)
+				fail_msg("%d functions down", seen.down - seen.callback + 2);
+			if (seen.up - seen.callback + 2 > MAX_UP)
+				fail_msg("%d functions up", seen.up - seen.callback + 2);
+		}
+		print_message("%s: %d functions down, %d up\n", d.mode->name,
+			      seen.down - seen.callback + 2, seen.up - seen.callback + 2);
+		driver_close(&d);
+		block_close(block);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_read_keeps_the_budget),
+	};
+	void *frames[4];
+
+#ifndef __OPTIMIZE__
+	printf("SKIP: built without optimization\n");
+	return 77;
+#endif
+	backtrace(frames, 4); /* the first one loads a library, and allocates */
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
