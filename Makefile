@@ -32,10 +32,14 @@ fuzz:
 	@scripts/deps check
 	@scripts/fuzz
 
+# After a change of options: the manual page from the tables.
+manual: all
+	@scripts/manual $(BUILD)/bothy >docs/man/bothy.1
+
 install: all
 	@meson install -C $(BUILD) --no-rebuild
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check bench fuzz install clean
+.PHONY: all demo check bench fuzz manual install clean
