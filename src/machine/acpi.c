@@ -1,5 +1,5 @@
 /*
- * The fixed tables, and putting them where a guest finds them.
+ * The fixed tables, one after the other in a blob.
  *
  * 1. Every table in the blob starts at a multiple of 64 (what the FACS needs).
  * 2. A field listed in pointer[] holds an offset into the blob; checksums in the blob are those of
@@ -9,7 +9,6 @@
 #include "machine/acpi.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/bits.h"
@@ -19,32 +18,14 @@
 #include "machine/acpi_int.h"
 #include "machine/layout.h"
 
-#define HEADER_SIZE    36
-#define TABLE_ALIGN    64
-#define CHECKSUM_AT    9
-#define RSDP_SIZE      36
-#define RSDP_V1_SIZE   20 /* what the first checksum covers */
-#define RSDP_CHECKSUM  8
-#define RSDP_CHECKSUM2 32
-#define RSDP_RSDT      16
-#define RSDP_XSDT      24
-#define FADT_SIZE      276
-#define FADT_FACS      36
-#define FADT_DSDT      40
-#define FADT_X_DSDT    140
-#define OEM_ID	       "BOTHY "
-#define OEM_TABLE_ID   "BOTHYVM "
+#define HEADER_SIZE  36
+#define FADT_SIZE    276
+#define FADT_FACS    36
+#define FADT_DSDT    40
+#define FADT_X_DSDT  140
+#define OEM_TABLE_ID "BOTHYVM "
 
 #define LAPIC_ID_MAX 254 /* above, a processor needs an x2APIC entry */
-
-static u8 checksum(const u8 *p, size_t len)
-{
-	u8 sum = 0;
-
-	while (len--)
-		sum = (u8)(sum + *p++);
-	return (u8)-sum;
-}
 
 /* ---- building the blob ---- */
 
@@ -58,7 +39,7 @@ static void add(struct acpi_tables *t, u64 value, unsigned int size)
 
 static void add_zeros(struct acpi_tables *t, size_t n)
 {
-	static const u8 zeros[TABLE_ALIGN];
+	static const u8 zeros[ACPI_TABLE_ALIGN];
 
 	for (; n > sizeof(zeros); n -= sizeof(zeros))
 		str_add_bytes(&t->blob, zeros, sizeof(zeros));
@@ -70,14 +51,14 @@ static u32 begin(struct acpi_tables *t, const char *signature, u8 revision)
 {
 	struct acpi_table *table = &t->table[t->count++];
 
-	add_zeros(t, align_up(t->blob.len, TABLE_ALIGN) - t->blob.len);
+	add_zeros(t, align_up(t->blob.len, ACPI_TABLE_ALIGN) - t->blob.len);
 	table->offset = (u32)t->blob.len;
 	memcpy(table->signature, signature, 4);
 	str_add_bytes(&t->blob, signature, 4);
 	add(t, 0, 4);
 	add(t, revision, 1);
 	add(t, 0, 1);
-	str_add_bytes(&t->blob, OEM_ID, 6);
+	str_add_bytes(&t->blob, ACPI_OEM_ID, 6);
 	str_add_bytes(&t->blob, OEM_TABLE_ID, 8);
 	add(t, 1, 4);
 	str_add_bytes(&t->blob, "BTHY", 4);
@@ -95,7 +76,7 @@ static void end(struct acpi_tables *t)
 		return;
 	p = (u8 *)t->blob.text + table->offset;
 	store_le32(p + 4, table->length);
-	p[CHECKSUM_AT] = checksum(p, table->length);
+	p[ACPI_CHECKSUM_AT] = acpi_checksum(p, table->length);
 }
 
 static u8 *at(struct acpi_tables *t, u32 offset)
@@ -134,7 +115,7 @@ static u32 build_facs(struct acpi_tables *t)
 {
 	struct acpi_table *table = &t->table[t->count++];
 
-	add_zeros(t, align_up(t->blob.len, TABLE_ALIGN) - t->blob.len);
+	add_zeros(t, align_up(t->blob.len, ACPI_TABLE_ALIGN) - t->blob.len);
 	table->offset = (u32)t->blob.len;
 	table->length = 64;
 	memcpy(table->signature, "FACS", 4);
@@ -350,153 +331,4 @@ void acpi_free(struct acpi_tables *tables)
 {
 	str_free(&tables->blob);
 	memset(tables, 0, sizeof(*tables));
-}
-
-/* ---- the RSDP, with addresses relative to base ---- */
-
-static void make_rsdp(u8 *p, const struct acpi_tables *tables, u64 base)
-{
-	memset(p, 0, RSDP_SIZE);
-	memcpy(p, "RSD PTR ", 8);
-	memcpy(p + 9, OEM_ID, 6);
-	p[15] = 2;
-	store_le32(p + RSDP_RSDT, (u32)(base + tables->rsdt));
-	store_le32(p + 20, RSDP_SIZE);
-	store_le64(p + RSDP_XSDT, base + tables->xsdt);
-	p[RSDP_CHECKSUM] = checksum(p, RSDP_V1_SIZE);
-	p[RSDP_CHECKSUM2] = checksum(p, RSDP_SIZE);
-}
-
-/* ---- into guest memory ---- */
-
-static void relocate(const struct acpi_tables *tables, u8 *blob, u64 base)
-{
-	for (size_t i = 0; i < tables->pointers; i++) {
-		const struct acpi_pointer *p = &tables->pointer[i];
-		const struct acpi_table *owner = &tables->table[p->owner];
-		u8 *field = blob + p->offset, *table = blob + owner->offset;
-
-		store_le(field, p->size, load_le(field, p->size) + base);
-		table[CHECKSUM_AT] = 0;
-		table[CHECKSUM_AT] = checksum(table, owner->length);
-	}
-}
-
-int acpi_write(const struct acpi_tables *tables, struct guest_mem *mem, gpa_t base, u64 size,
-	       gpa_t *rsdp, struct err *err)
-{
-	u8 root[RSDP_SIZE], *copy;
-	u64 need = TABLE_ALIGN + tables->blob.len;
-	int rc;
-
-	if (need > size || base + size > UINT32_MAX)
-		return err_set(err, E2BIG,
-			       "the ACPI tables need %llu bytes and have %llu; use fewer --cpus",
-			       (unsigned long long)need, (unsigned long long)size);
-	copy = malloc(tables->blob.len);
-	if (!copy)
-		return err_set(err, ENOMEM, "no memory for the ACPI tables");
-	memcpy(copy, tables->blob.text, tables->blob.len);
-	relocate(tables, copy, base + TABLE_ALIGN);
-	make_rsdp(root, tables, base + TABLE_ALIGN);
-	rc = mem_write(mem, base, root, sizeof(root));
-	if (!rc)
-		rc = mem_write(mem, base + TABLE_ALIGN, copy, tables->blob.len);
-	free(copy);
-	if (rc)
-		return err_set(err, -rc, "the ACPI tables' place at 0x%llx is not RAM",
-			       (unsigned long long)base);
-	if (rsdp)
-		*rsdp = base;
-	return 0;
-}
-
-/* ---- for firmware: QEMU's table loader (its interface is documented in OVMF and SeaBIOS) ---- */
-
-#define LOADER_FILE    56
-#define LOADER_ENTRY   128
-#define TABLES_FILE    "etc/acpi/tables"
-#define RSDP_FILE      "etc/acpi/rsdp"
-#define ZONE_HIGH      1
-#define ZONE_F_SEGMENT 2
-
-enum { LOADER_ALLOCATE = 1, LOADER_ADD_POINTER = 2, LOADER_ADD_CHECKSUM = 3 };
-
-static void loader_entry(struct str *loader, u32 command, const u8 *data, size_t len)
-{
-	u8 e[LOADER_ENTRY] = {0};
-
-	store_le32(e, command);
-	memcpy(e + 4, data, len);
-	str_add_bytes(loader, e, sizeof(e));
-}
-
-static void loader_allocate(struct str *loader, const char *file, u32 align, u8 zone)
-{
-	u8 d[LOADER_FILE + 5] = {0};
-
-	strncpy((char *)d, file, LOADER_FILE - 1);
-	store_le32(d + LOADER_FILE, align);
-	d[LOADER_FILE + 4] = zone;
-	loader_entry(loader, LOADER_ALLOCATE, d, sizeof(d));
-}
-
-/* Add the address of TABLES_FILE to the field at `offset` of file. */
-static void loader_pointer(struct str *loader, const char *file, u32 offset, u8 size)
-{
-	u8 d[2 * LOADER_FILE + 5] = {0};
-
-	strncpy((char *)d, file, LOADER_FILE - 1);
-	strncpy((char *)d + LOADER_FILE, TABLES_FILE, LOADER_FILE - 1);
-	store_le32(d + 2 * LOADER_FILE, offset);
-	d[2 * LOADER_FILE + 4] = size;
-	loader_entry(loader, LOADER_ADD_POINTER, d, sizeof(d));
-}
-
-static void loader_checksum(struct str *loader, const char *file, u32 field, u32 start, u32 len)
-{
-	u8 d[LOADER_FILE + 12] = {0};
-
-	strncpy((char *)d, file, LOADER_FILE - 1);
-	store_le32(d + LOADER_FILE, field);
-	store_le32(d + LOADER_FILE + 4, start);
-	store_le32(d + LOADER_FILE + 8, len);
-	loader_entry(loader, LOADER_ADD_CHECKSUM, d, sizeof(d));
-}
-
-/* The loader adds a checksum to what is there, so that starts as zero. */
-static void copy_for_loader(const struct acpi_tables *tables, struct str *blob)
-{
-	str_add_bytes(blob, tables->blob.text, tables->blob.len);
-	for (size_t i = 0; i < tables->count && !blob->failed; i++)
-		if (memcmp(tables->table[i].signature, "FACS", 4))
-			blob->text[tables->table[i].offset + CHECKSUM_AT] = 0;
-}
-
-int acpi_loader(const struct acpi_tables *tables, struct str *blob, struct str *rsdp,
-		struct str *loader)
-{
-	u8 root[RSDP_SIZE];
-
-	copy_for_loader(tables, blob);
-	make_rsdp(root, tables, 0);
-	root[RSDP_CHECKSUM] = root[RSDP_CHECKSUM2] = 0;
-	str_add_bytes(rsdp, root, sizeof(root));
-	loader_allocate(loader, TABLES_FILE, TABLE_ALIGN, ZONE_HIGH);
-	loader_allocate(loader, RSDP_FILE, 16, ZONE_F_SEGMENT);
-	for (size_t i = 0; i < tables->pointers; i++)
-		loader_pointer(loader, TABLES_FILE, tables->pointer[i].offset,
-			       tables->pointer[i].size);
-	for (size_t i = 0; i < tables->count; i++) {
-		const struct acpi_table *t = &tables->table[i];
-
-		if (memcmp(t->signature, "FACS", 4))
-			loader_checksum(loader, TABLES_FILE, t->offset + CHECKSUM_AT, t->offset,
-					t->length);
-	}
-	loader_pointer(loader, RSDP_FILE, RSDP_RSDT, 4);
-	loader_pointer(loader, RSDP_FILE, RSDP_XSDT, 8);
-	loader_checksum(loader, RSDP_FILE, RSDP_CHECKSUM, 0, RSDP_V1_SIZE);
-	loader_checksum(loader, RSDP_FILE, RSDP_CHECKSUM2, 0, RSDP_SIZE);
-	return blob->failed || rsdp->failed || loader->failed ? -ENOMEM : 0;
 }
