@@ -101,15 +101,18 @@ bool case_nmi(struct rig *r)
 
 static bool route_msi(struct rig *r, u32 gsi, u32 data)
 {
-	struct {
+	union {
 		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entry;
-	} table = {.head.nr = 1,
-		   .entry = {.gsi = gsi,
-			     .type = KVM_IRQ_ROUTING_MSI,
-			     .u.msi = {.address_lo = RIG_APIC, .data = data}}};
-	int rc = rig_vm_ioctl(r, KVM_SET_GSI_ROUTING, &table);
+		u8 room[sizeof(struct kvm_irq_routing) + sizeof(struct kvm_irq_routing_entry)];
+	} table = {.head.nr = 1};
+	const struct kvm_irq_routing_entry entry = {
+		.gsi = gsi,
+		.type = KVM_IRQ_ROUTING_MSI,
+		.u.msi = {.address_lo = RIG_APIC, .data = data}};
+	int rc;
 
+	memcpy(table.head.entries, &entry, sizeof(entry));
+	rc = rig_vm_ioctl(r, KVM_SET_GSI_ROUTING, &table);
 	return !rc || rig_fail(r, "KVM_SET_GSI_ROUTING: %s", strerror(-rc));
 }
 

@@ -1,4 +1,5 @@
 /* A level interrupt at vector 0x51 of a local APIC whose IOAPIC is the monitor's. */
+#include "apic.inc"
 	.code16
 	cli
 	xor %ax, %ax
@@ -7,14 +8,7 @@
 	mov $0x7000, %sp
 	movw $handler, 0x51 * 4
 	movw $0, 0x51 * 4 + 2
-	mov $0x1b, %ecx
-	rdmsr
-	or $0xc00, %eax
-	wrmsr
-	mov $0x80f, %ecx
-	mov $0x1ff, %eax
-	xor %edx, %edx
-	wrmsr
+	enable_apic
 	mov $0x500, %dx
 	out %al, (%dx)
 	sti
@@ -24,10 +18,7 @@ handler:
 	mov $0x501, %dx
 	mov $0x51, %al
 	out %al, (%dx)
-	mov $0x80b, %ecx
-	xor %eax, %eax
-	xor %edx, %edx
-	wrmsr				/* exits here */
+	end_of_interrupt		/* exits here */
 	mov $0x502, %dx
 	out %al, (%dx)
 	iret

@@ -1,4 +1,5 @@
 /* The local APIC in x2APIC mode; vector 0x41 says so to port 0x501. */
+#include "apic.inc"
 	.code16
 	cli
 	xor %ax, %ax
@@ -7,14 +8,7 @@
 	mov $0x7000, %sp
 	movw $handler, 0x41 * 4
 	movw $0, 0x41 * 4 + 2
-	mov $0x1b, %ecx			/* APIC base: enable x2APIC */
-	rdmsr
-	or $0xc00, %eax
-	wrmsr
-	mov $0x80f, %ecx		/* spurious vector: enable */
-	mov $0x1ff, %eax
-	xor %edx, %edx
-	wrmsr
+	enable_apic
 	mov $0x802, %ecx		/* id */
 	rdmsr
 	mov $0x500, %dx
@@ -28,10 +22,7 @@ handler:
 	mov $0x501, %dx
 	mov $0x41, %al
 	out %al, (%dx)
-	mov $0x80b, %ecx		/* end of interrupt */
-	xor %eax, %eax
-	xor %edx, %edx
-	wrmsr
+	end_of_interrupt
 	pop %dx
 	pop %ax
 	iret

@@ -1,18 +1,12 @@
 /* The boot processor starts the other one at 0x2000 with INIT and SIPI; each reports its APIC id. */
+#include "apic.inc"
 	.code16
 	xor %ax, %ax
 	mov %ax, %ds
 	movb $0xea, 0x2000		/* jmp 0:ap */
 	movw $ap, 0x2001
 	movw $0, 0x2003
-	mov $0x1b, %ecx
-	rdmsr
-	or $0xc00, %eax
-	wrmsr
-	mov $0x80f, %ecx
-	mov $0x1ff, %eax
-	xor %edx, %edx
-	wrmsr
+	enable_apic
 	mov $0x830, %ecx		/* ICR: to APIC id 1 */
 	mov $1, %edx
 	mov $0x4500, %eax		/* INIT */
