@@ -8,7 +8,7 @@
 #include "base/types.h"
 #include "net/net.h"
 
-#define NIC_TX_MAX     (64 * KiB) /* with segmentation; without room for a VLAN tag */
+#define NIC_TX_MAX     (64 * KiB + 60) /* with segmentation; without room for a VLAN tag */
 #define NIC_RX_MAX     16384
 #define NIC_HEADER_MAX 256
 #define NIC_MIN_FRAME  60 /* without checksum */
