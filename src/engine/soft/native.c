@@ -174,6 +174,8 @@ static void check_all(struct kvm_vcpu *vcpu, const struct native_insn *n)
 		check_sse(vcpu);
 	if (n->mmx)
 		check_mmx(vcpu);
+	if (n->host_mmx)
+		x87_spill(&vcpu->fpu);
 }
 
 /* Everything: what the specialised ones below leave out. */
@@ -213,6 +215,7 @@ void native_leave(struct kvm_vcpu *vcpu)
 {
 	mxcsr_get(vcpu);
 	host_set_mxcsr(MXCSR_DEFAULT);
+	x87_spill(&vcpu->fpu);
 }
 
 /* ---- decoding ---- */

@@ -33,6 +33,8 @@ void native_free(struct kvm_vcpu *vcpu);
  * Around the run loop, on the vCPU's thread. Between them the host's MXCSR is the guest's with all
  * exceptions masked, and what is executed meanwhile is general-register code, or uses vector
  * registers for integers and copies at most; fpu.mxcsr lacks the flags that have come up since.
+ * The x87 unit, too, stays in the host's from one x87 instruction to the next while all its
+ * exceptions are masked (fpu.x87_live).
  */
 void native_enter(struct kvm_vcpu *vcpu);
 void native_leave(struct kvm_vcpu *vcpu);

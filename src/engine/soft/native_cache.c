@@ -183,6 +183,7 @@ static void insn_fill(struct native_insn *insn, const struct native_form *f)
 	insn->sse = insn->reg <= VA && insn->reg != OP_NONE;
 	insn->sse |= insn->rm <= VA && insn->rm != OP_NONE;
 	insn->flags_out = flags & N_EFL;
+	insn->host_mmx = insn->mmx;
 	if (f->mem && (flags & N_NOX87))
 		insn->mmx = false;
 }

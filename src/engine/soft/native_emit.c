@@ -482,15 +482,11 @@ void emit_operation(struct code *c, const struct native_form *f, bool index, uop
 
 /* ---- x87 ---- */
 
-/* FNSAVE also leaves the unit initialised. */
 void emit_x87(struct code *c, u8 opcode, u8 modrm)
 {
-	PUT(c, 0xdd, 0x27);   /* frstor [rdi] */
-	PUT(c, 0x89, 0xd0);   /* mov eax, edx */
+	PUT(c, 0x89, 0xf0);   /* mov eax, esi */
 	PUT(c, 0x04, 0x7f);   /* add al, 127: OF */
 	PUT(c, 0x9e, opcode); /* sahf */
-	put(c, modrm >= 0xc0 ? modrm : (modrm & 0x38) | HRSI);
-	PUT(c, 0xdd, 0x37);		/* fnsave [rdi] */
-	PUT(c, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
-	put(c, 0xc3);
+	put(c, modrm >= 0xc0 ? modrm : (modrm & 0x38) | HRDI);
+	PUT(c, 0x9f, 0x0f, 0x90, 0xc0, 0xc3); /* lahf; seto al; ret */
 }

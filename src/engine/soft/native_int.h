@@ -29,9 +29,8 @@
  */
 typedef u64 native_stub(void *reg, void *rm, void *vvvv, u64 *gpr, void *x4);
 
-/* An x87 instruction between FRSTOR and FNSAVE (32-bit protected mode format) of env; aflags in and
- * out. */
-typedef u64 native_x87_stub(void *env, void *mem, u64 aflags);
+/* An x87 instruction on the host's unit; aflags in and out. */
+typedef u64 native_x87_stub(void *mem, u64 aflags);
 
 /* One form of one instruction. */
 struct native_insn {
@@ -50,6 +49,7 @@ struct native_insn {
 	u16 fop;    /* x87 */
 	u8 reg, rm; /* enum native_operand in this form */
 	bool vex, store, fp, mmx, sse, flags_out;
+	bool host_mmx; /* clobbers the x87 unit, if only by its EMMS */
 };
 
 struct native_form {
@@ -128,6 +128,15 @@ static inline void mxcsr_set(struct kvm_vcpu *vcpu, u32 value)
 }
 
 /* ---- x87 (native_x87.c) ---- */
+
+/* Bring the registers back from the host's unit, which is left initialised. */
+void x87_store_live(struct fpu_state *fpu);
+
+static inline void x87_spill(struct fpu_state *fpu)
+{
+	if (unlikely(fpu->x87_live))
+		x87_store_live(fpu);
+}
 
 /* FNINIT. */
 void x87_init(struct fpu_state *fpu);

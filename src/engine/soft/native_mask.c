@@ -104,13 +104,15 @@ static void maskmov_bytes(struct kvm_vcpu *vcpu, const struct uop *u, const u8 *
 	u64 linear = seg_linear(vcpu, u->seg, vcpu->ctl.gpr[RDI] & size_mask(u->asize), len,
 				ACCESS_WRITE);
 
-	native_check_alignment(vcpu, linear, len);
+	if (len == 8)
+		mem_check_alignment(vcpu, linear, len);
 	mem_probe_write(vcpu, linear, len); /* whatever the mask: the manuals allow it */
 	for (unsigned int i = 0; i < len; i++)
 		if (mask[i] & 0x80)
 			mem_write(vcpu, linear + i, 1, data[i]);
 }
 
+/* The transition to MMX stays when the store faults. */
 OP(maskmovq)
 {
 	check_mmx(vcpu);

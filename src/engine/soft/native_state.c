@@ -111,8 +111,8 @@ u64 native_state_in_use(const struct fpu_state *fpu)
 		low |= !all_zero(fpu->ymm[i], 16);
 		high |= !all_zero(fpu->ymm[i] + 16, 16);
 	}
-	if (fpu->fcw != FCW_DEFAULT || fpu->fsw || fpu->ftw || fpu->fop || fpu->fip || fpu->fdp ||
-	    !all_zero(fpu->st[0], sizeof(fpu->st)))
+	if (fpu->x87_live || fpu->fcw != FCW_DEFAULT || fpu->fsw || fpu->ftw || fpu->fop ||
+	    fpu->fip || fpu->fdp || !all_zero(fpu->st[0], sizeof(fpu->st)))
 		in_use |= XCR0_X87;
 	return in_use | (low ? XCR0_SSE : 0) | (high ? XCR0_AVX : 0);
 }
@@ -128,6 +128,7 @@ static void check_fx(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->ctl.cr0 & (CR0_EM | CR0_TS))
 		raise_exception(vcpu, NM_VECTOR);
+	x87_spill(&vcpu->fpu);
 }
 
 /* #GP; but a stack segment's #SS comes first, which 64-bit mode has not looked for yet. */
@@ -193,6 +194,7 @@ static void check_xsave(struct kvm_vcpu *vcpu)
 		raise_ud(vcpu);
 	if (vcpu->ctl.cr0 & CR0_TS)
 		raise_exception(vcpu, NM_VECTOR);
+	x87_spill(&vcpu->fpu);
 }
 
 static u64 requested(const struct kvm_vcpu *vcpu)

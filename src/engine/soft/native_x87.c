@@ -1,10 +1,13 @@
 /*
- * The x87 unit. Arithmetic is done by the host between an FRSTOR and an FNSAVE of the guest's
- * state; what loads, stores or inspects that state is done here. SDM vol. 1 chapter 8, vol. 2.
+ * The x87 unit. Arithmetic is done by the host; what loads, stores or inspects the state as a whole
+ * is done here. SDM vol. 1 chapter 8, vol. 2.
  *
- * 1. A pending unmasked exception raises #MF before a waiting instruction, so the host never
+ * 1. While all exceptions are masked, the state stays in the host's unit from one instruction to
+ * the next (fpu.x87_live). Otherwise each goes between an FRSTOR and an FNSAVE of it. fcw is always
+ *    true in memory.
+ * 2. A pending unmasked exception raises #MF before a waiting instruction, so the host never
  * executes one with its summary bit set: there is no SIGFPE.
- * 2. The instruction and data pointers are kept here.
+ * 3. The instruction and data pointers are kept here.
  */
 #include <errno.h>
 #include <string.h>
@@ -66,7 +69,7 @@ static void check_available(struct kvm_vcpu *vcpu)
 /* An unmasked exception; ES may not say so in a state that the user has set. */
 static bool x87_pending(const struct fpu_state *fpu)
 {
-	return fpu->fsw & ~fpu->fcw & 0x3f;
+	return !fpu->x87_live && (fpu->fsw & ~fpu->fcw & 0x3f);
 }
 
 void check_x87(struct kvm_vcpu *vcpu)
@@ -81,6 +84,7 @@ void check_mmx(struct kvm_vcpu *vcpu)
 	if (vcpu->ctl.cr0 & CR0_EM)
 		raise_ud(vcpu);
 	check_x87(vcpu);
+	x87_spill(&vcpu->fpu);
 }
 
 void mmx_enter(struct fpu_state *fpu)
@@ -145,20 +149,52 @@ static u16 tag_spread(u8 ftw)
 
 /* ---- arithmetic ---- */
 
-static void x87_run(struct kvm_vcpu *vcpu, const struct native_insn *n, void *mem)
+static void unit_load(const struct fpu_state *fpu)
 {
-	struct fpu_state *fpu = &vcpu->fpu;
 	struct x87_env e = {.fcw = fpu->fcw, .fsw = fpu->fsw, .ftw = tag_spread(fpu->ftw)};
-	u64 flags;
 
 	for (int i = 0; i < 8; i++)
 		memcpy(e.st[i], fpu->st[i], 10);
-	flags = n->x87(&e, mem, vcpu->aflags);
+	__asm__ volatile("frstor %0" : : "m"(e));
+}
+
+/* FNSAVE also leaves the host's unit initialised. */
+static void unit_store(struct fpu_state *fpu)
+{
+	struct x87_env e;
+
+	__asm__ volatile("fnsave %0" : "=m"(e));
 	fpu->fcw = e.fcw;
 	fpu->fsw = e.fsw;
 	fpu->ftw = tag_abridge(e.ftw);
 	for (int i = 0; i < 8; i++)
 		memcpy(fpu->st[i], e.st[i], 10);
+}
+
+void x87_store_live(struct fpu_state *fpu)
+{
+	unit_store(fpu);
+	fpu->x87_live = false;
+}
+
+static bool all_masked(u16 fcw)
+{
+	return (fcw & 0x3f) == 0x3f;
+}
+
+/* check_x87() has been made. */
+static void x87_run(struct kvm_vcpu *vcpu, const struct native_insn *n, void *mem)
+{
+	struct fpu_state *fpu = &vcpu->fpu;
+	u64 flags;
+
+	if (unlikely(!fpu->x87_live)) {
+		unit_load(fpu);
+		fpu->x87_live = true;
+	}
+	flags = n->x87(mem, vcpu->aflags);
+	if (unlikely(!all_masked(fpu->fcw)))
+		x87_store_live(fpu);
 	if (n->flags_out)
 		vcpu->aflags = (u16)flags;
 }
@@ -278,12 +314,14 @@ OP(fwait)
 OP(fninit)
 {
 	check_available(vcpu);
+	x87_spill(&vcpu->fpu);
 	x87_init(&vcpu->fpu);
 }
 
 OP(fnclex)
 {
 	check_available(vcpu);
+	x87_spill(&vcpu->fpu);
 	vcpu->fpu.fsw &= 0x7f00;
 }
 
@@ -293,16 +331,25 @@ OP(x87_nop)
 	check_available(vcpu);
 }
 
+static u16 x87_status(const struct fpu_state *fpu)
+{
+	u16 fsw = fpu->fsw;
+
+	if (fpu->x87_live)
+		__asm__ volatile("fnstsw %0" : "=m"(fsw));
+	return fsw;
+}
+
 OP(fnstsw_ax)
 {
 	check_available(vcpu);
-	REG16(8 * RAX) = vcpu->fpu.fsw;
+	REG16(8 * RAX) = x87_status(&vcpu->fpu);
 }
 
 OP(fnstsw)
 {
 	check_available(vcpu);
-	mem_write(vcpu, uop_linear(vcpu, u, 2, ACCESS_WRITE), 2, vcpu->fpu.fsw);
+	mem_write(vcpu, uop_linear(vcpu, u, 2, ACCESS_WRITE), 2, x87_status(&vcpu->fpu));
 }
 
 OP(fnstcw)
@@ -313,9 +360,18 @@ OP(fnstcw)
 
 OP(fldcw)
 {
+	struct fpu_state *fpu = &vcpu->fpu;
+	u16 fcw;
+
 	check_x87(vcpu);
-	vcpu->fpu.fcw = x87_fcw((u16)mem_read(vcpu, uop_linear(vcpu, u, 2, ACCESS_READ), 2));
-	x87_update_summary(&vcpu->fpu);
+	fcw = x87_fcw((u16)mem_read(vcpu, uop_linear(vcpu, u, 2, ACCESS_READ), 2));
+	if (fpu->x87_live && all_masked(fcw))
+		__asm__ volatile("fldcw %0" : : "m"(fcw));
+	else
+		x87_spill(fpu);
+	fpu->fcw = fcw;
+	if (!fpu->x87_live)
+		x87_update_summary(fpu);
 }
 
 /* ---- the environment, in its four formats: SDM vol. 1, figures 8-9 to 8-12 ---- */
@@ -392,6 +448,7 @@ OP(fnstenv)
 	u8 buf[28];
 
 	check_available(vcpu);
+	x87_spill(&vcpu->fpu);
 	env_store(vcpu, u, buf);
 	mem_write_bytes(vcpu, env_linear(vcpu, u, env_size(u), ACCESS_WRITE), buf, env_size(u));
 	vcpu->fpu.fcw |= 0x3f;
@@ -400,10 +457,12 @@ OP(fnstenv)
 
 OP(fldenv)
 {
-	unsigned int top = x87_top(&vcpu->fpu);
+	unsigned int top;
 	u8 buf[28];
 
 	check_x87(vcpu);
+	x87_spill(&vcpu->fpu);
+	top = x87_top(&vcpu->fpu);
 	mem_read_bytes(vcpu, env_linear(vcpu, u, env_size(u), ACCESS_READ), buf, env_size(u));
 	env_load(vcpu, u, buf);
 	stack_rotate(&vcpu->fpu, top);
@@ -415,6 +474,7 @@ OP(fnsave)
 	u8 buf[28 + 80];
 
 	check_available(vcpu);
+	x87_spill(&vcpu->fpu);
 	env_store(vcpu, u, buf);
 	for (unsigned int i = 0; i < 8; i++)
 		memcpy(buf + size + 10 * i, vcpu->fpu.st[i], 10);
@@ -428,6 +488,7 @@ OP(frstor)
 	u8 buf[28 + 80];
 
 	check_x87(vcpu);
+	x87_spill(&vcpu->fpu);
 	mem_read_bytes(vcpu, env_linear(vcpu, u, size + 80, ACCESS_READ), buf, size + 80);
 	env_load(vcpu, u, buf);
 	for (unsigned int i = 0; i < 8; i++)

@@ -87,8 +87,9 @@ struct desc_ptr {
 /*
  * x87, SSE and AVX state. Registers live here, not in host registers, between instructions;
  * native.c loads the operands of one instruction, runs it, and stores them (so that libc and the
- * kernel may use the host's registers as they like). MXCSR alone is in the host's during run():
- * native_enter().
+ * kernel may use the host's registers as they like). During run() two things may live in the host's
+ * own registers, which nobody else uses there: MXCSR, and the x87 unit while x87_live is set
+ * (native.h).
  */
 struct fpu_state {
 	_Alignas(64) u8 ymm[16][32]; /* xmm is the low half */
@@ -99,6 +100,7 @@ struct fpu_state {
 	u64 fip, fdp; /* 64-bit form */
 	u16 fcs, fds; /* their selectors, which 64-bit images do not hold */
 	u32 mxcsr;
+	bool x87_live; /* st, fsw and ftw are stale: the host's unit has them */
 };
 
 /* The vCPU control block: what a VMCS or VMCB is to hardware. Shown by --trace and the debugger. */
