@@ -51,13 +51,14 @@ static void *operand_ptr(struct kvm_vcpu *vcpu, u8 kind, u8 field)
 	}
 }
 
+/* Misalignment comes before the segment's own faults. */
 static u64 operand_linear(struct kvm_vcpu *vcpu, const struct uop *u, const struct native_insn *n)
 {
-	u64 linear = uop_linear(vcpu, u, n->size, n->store ? ACCESS_WRITE : ACCESS_READ);
+	u64 base = u->mode64 && u->seg < SEG_FS ? 0 : vcpu->ctl.seg[u->seg].base;
 
-	if (unlikely(linear & n->align))
+	if (unlikely((base + uop_ea(vcpu, u)) & n->align))
 		raise_gp(vcpu, 0);
-	return linear;
+	return uop_linear(vcpu, u, n->size, n->store ? ACCESS_WRITE : ACCESS_READ);
 }
 
 /* A buffer for a memory operand that is not used in place. */
@@ -261,6 +262,8 @@ static uop_fn *choose(const struct native_insn *n, const struct uop *u)
 {
 	uop_fn *fn = NULL;
 
+	if (n->vex && !u->mode64)
+		return native_general; /* for check_vex() */
 	if (!u->mem)
 		fn = n->operation[0];
 	else if (u->amode == AM_BASE || u->amode == AM_INDEX)

@@ -8,8 +8,9 @@
 #include "engine/soft/flags.h"
 #include "engine/soft/native_int.h"
 
-static unsigned int vex_osize(const struct uop *u)
+static unsigned int vex_osize(struct kvm_vcpu *vcpu, const struct uop *u)
 {
+	check_vex(vcpu);
 	return u->rexw && u->mode64 ? SIZE_64 : SIZE_32;
 }
 
@@ -56,7 +57,7 @@ BUILD_IF(F_RDSEED)
 #define VEX_OP(NAME, feature, insn, a, b, keep)                                                    \
 	OP_IF(NAME, feature)                                                                       \
 	{                                                                                          \
-		unsigned int osize = vex_osize(u);                                                 \
+		unsigned int osize = vex_osize(vcpu, u);                                           \
 		u64 rm = uop_read_rm_sized(vcpu, u, osize), vv = REG64(u->vreg), out,              \
 		    flags = vcpu->aflags;                                                          \
                                                                                                    \
@@ -76,7 +77,7 @@ BUILD_IF(F_RDSEED)
 #define VEX_BLS(NAME, insn)                                                                        \
 	OP_IF(NAME, F_BMI1)                                                                        \
 	{                                                                                          \
-		unsigned int osize = vex_osize(u);                                                 \
+		unsigned int osize = vex_osize(vcpu, u);                                           \
 		u64 rm = uop_read_rm_sized(vcpu, u, osize), out, flags = vcpu->aflags;             \
                                                                                                    \
 		if (osize == SIZE_64) {                                                            \
@@ -105,7 +106,7 @@ VEX_BLS(blsi, "blsi")
 
 OP_IF(mulx, F_BMI2)
 {
-	unsigned int osize = vex_osize(u);
+	unsigned int osize = vex_osize(vcpu, u);
 	u64 rm = uop_read_rm_sized(vcpu, u, osize), rdx = REG64(8 * RDX), low, high;
 
 	if (osize == SIZE_64) {
@@ -124,7 +125,7 @@ OP_IF(mulx, F_BMI2)
 
 OP_IF(rorx, F_BMI2)
 {
-	unsigned int osize = vex_osize(u), bits = osize == SIZE_64 ? 64 : 32;
+	unsigned int osize = vex_osize(vcpu, u), bits = osize == SIZE_64 ? 64 : 32;
 	u64 rm = uop_read_rm_sized(vcpu, u, osize);
 	unsigned int count = u->imm & (bits - 1);
 
@@ -136,7 +137,7 @@ OP_IF(rorx, F_BMI2)
 /* ADCX, ADOX: add with one flag as carry, which alone changes. */
 static void add_carry(struct kvm_vcpu *vcpu, const struct uop *u, u16 flag)
 {
-	unsigned int osize = vex_osize(u);
+	unsigned int osize = u->rexw ? SIZE_64 : SIZE_32;
 	u64 a = uop_read_rm_sized(vcpu, u, osize), carry = !!(vcpu->aflags & flag);
 	unsigned __int128 sum;
 

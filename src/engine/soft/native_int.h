@@ -87,8 +87,16 @@ static inline void check_sse(struct kvm_vcpu *vcpu)
 		native_denied_sse(vcpu);
 }
 
+/* VEX prefixes exist in protected mode only. The decoder cannot tell 16-bit code of either kind. */
+static inline void check_vex(struct kvm_vcpu *vcpu)
+{
+	if (unlikely(!is_protected(vcpu) || is_v86(vcpu)))
+		raise_ud(vcpu);
+}
+
 static inline void check_avx(struct kvm_vcpu *vcpu)
 {
+	check_vex(vcpu);
 	if (unlikely((vcpu->ctl.cr0 & CR0_TS) | (~vcpu->ctl.cr4 & CR4_OSXSAVE) |
 		     (~vcpu->ctl.xcr0 & (XCR0_SSE | XCR0_AVX))))
 		native_denied_avx(vcpu);

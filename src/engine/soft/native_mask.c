@@ -13,6 +13,15 @@ static bool element_masked_in(const u8 *mask, unsigned int i, unsigned int size)
 	return mask[i * size + size - 1] & 0x80;
 }
 
+/* Nothing of memory, nor of its segment, matters when no element is. */
+static bool any_masked_in(const u8 *mask, unsigned int len, unsigned int size)
+{
+	for (unsigned int i = 0; i < len / size; i++)
+		if (element_masked_in(mask, i, size))
+			return true;
+	return false;
+}
+
 /* ---- VMASKMOV: element size 4, or 8 by W or opcode ---- */
 
 static void vmaskmov_load(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int size)
@@ -24,7 +33,7 @@ static void vmaskmov_load(struct kvm_vcpu *vcpu, const struct uop *u, unsigned i
 
 	vcpu->uop = u;
 	check_avx(vcpu);
-	linear = uop_linear(vcpu, u, len, ACCESS_READ);
+	linear = any_masked_in(mask, len, size) ? uop_linear(vcpu, u, len, ACCESS_READ) : 0;
 	for (unsigned int i = 0; i < len / size; i++) {
 		u64 v;
 
@@ -44,7 +53,7 @@ static void vmaskmov_store(struct kvm_vcpu *vcpu, const struct uop *u, unsigned 
 
 	vcpu->uop = u;
 	check_avx(vcpu);
-	linear = uop_linear(vcpu, u, len, ACCESS_WRITE);
+	linear = any_masked_in(mask, len, size) ? uop_linear(vcpu, u, len, ACCESS_WRITE) : 0;
 	for (unsigned int i = 0; i < len / size; i++)
 		if (element_masked_in(mask, i, size))
 			mem_probe_write(vcpu, linear + i * size, size);
@@ -104,8 +113,7 @@ static void maskmov_bytes(struct kvm_vcpu *vcpu, const struct uop *u, const u8 *
 	u64 linear = seg_linear(vcpu, u->seg, vcpu->ctl.gpr[RDI] & size_mask(u->asize), len,
 				ACCESS_WRITE);
 
-	if (len == 8)
-		mem_check_alignment(vcpu, linear, len);
+	mem_check_alignment(vcpu, linear, 8);
 	mem_probe_write(vcpu, linear, len); /* whatever the mask: the manuals allow it */
 	for (unsigned int i = 0; i < len; i++)
 		if (mask[i] & 0x80)

@@ -131,9 +131,13 @@ static void check_fx(struct kvm_vcpu *vcpu)
 	x87_spill(&vcpu->fpu);
 }
 
-/* #GP; but a stack segment's #SS comes first, which 64-bit mode has not looked for yet. */
-static _Noreturn void area_misaligned(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int size)
+/* #GP; but EFLAGS.AC, and a stack segment's #SS, come first: 64-bit mode has not looked for it yet.
+ */
+static _Noreturn void area_misaligned(struct kvm_vcpu *vcpu, const struct uop *u, u64 linear,
+				      unsigned int size, unsigned int align)
 {
+	if (align == 16)
+		mem_check_alignment(vcpu, linear, align);
 	if (u->mode64)
 		seg_linear(vcpu, u->seg, uop_ea(vcpu, u), size, ACCESS_READ);
 	raise_gp(vcpu, 0);
@@ -145,7 +149,7 @@ static u64 area_linear(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int 
 	u64 linear = uop_linear(vcpu, u, size, access);
 
 	if (linear & (align - 1))
-		area_misaligned(vcpu, u, size);
+		area_misaligned(vcpu, u, linear, size, align);
 	return linear;
 }
 
