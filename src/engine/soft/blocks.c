@@ -311,11 +311,20 @@ static void close_with(struct build *s, const struct operation *op)
 			  .mode64 = (s->block->mode & MODE_SIZE) == MODE_64};
 }
 
+/* May the block's end go straight on in the next block? See ops_branch.c. */
+static bool chains(u8 mode)
+{
+	const u8 flat = MODE_FLAT | MODE_STACK32;
+
+	return (mode & MODE_SIZE) == MODE_64 || (mode & flat) == flat;
+}
+
 static void close_falling(struct build *s)
 {
 	bool mode64 = (s->block->mode & MODE_SIZE) == MODE_64;
 
-	branch_make_fall(&s->block->uop[s->slot], s->off, s->count, mode64, mode64 && !s->one);
+	branch_make_fall(&s->block->uop[s->slot], s->off, s->count, mode64,
+			 !s->one && chains(s->block->mode));
 	branch_link(&s->block->uop[s->slot], s->gpa & (PAGE_SIZE - 1));
 	s->slot++;
 }

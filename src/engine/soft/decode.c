@@ -400,6 +400,13 @@ static void address_32(const struct insn *insn, struct uop *u)
 		u->seg = SEG_SS;
 }
 
+/* 32-bit code with segments that need no check, and do not move addresses. */
+static bool is_flat(const struct insn *insn, const struct uop *u)
+{
+	return insn->mode & MODE_FLAT && u->asize == SIZE_32 &&
+	       (u->seg == SEG_DS || u->seg == SEG_ES || u->seg == SEG_SS);
+}
+
 static void uop_address(const struct insn *insn, struct uop *u)
 {
 	u->mem = 1;
@@ -408,7 +415,8 @@ static void uop_address(const struct insn *insn, struct uop *u)
 	u->disp = (s32)load_signed(insn->bytes + insn->disp_off, insn->disp_len);
 	if (insn->row->format == FMT_AM || insn->row->format == FMT_MA) {
 		u->base = UOP_ZERO;
-		u->scale = UOP_MOFFS;
+		u->disp = (s32)load_signed(insn->bytes + insn->imm_off, min(insn->imm_len, 4));
+		u->scale = u->asize == SIZE_32 ? 0 : UOP_MOFFS;
 	} else if (u->asize == SIZE_16) {
 		address_16(insn, u);
 	} else {
@@ -417,6 +425,8 @@ static void uop_address(const struct insn *insn, struct uop *u)
 	if (insn->seg < SEG_COUNT)
 		u->seg = insn->seg & 7;
 	u->amode = AM_FULL;
+	if (is_flat(insn, u))
+		u->scale |= UOP_FLAT;
 	if (u->asize != SIZE_64 || u->scale == UOP_MOFFS)
 		return;
 	if (u->base == UOP_RIP &&

@@ -7,7 +7,7 @@ u64 uop_ea_full(const struct kvm_vcpu *vcpu, const struct uop *u)
 
 	if (u->scale == UOP_MOFFS)
 		return u->imm;
-	ea = REG64(u->base) + (u64)(s64)u->disp + (REG64(u->index) << u->scale);
+	ea = REG64(u->base) + (u64)(s64)u->disp + (REG64(u->index) << (u->scale & 63));
 	if (u->amode != AM_FULL)
 		return ea;
 	if (u->base == UOP_RIP)

@@ -41,10 +41,13 @@ COLD const struct uop *chain_enter_looked_up(UOP_ARGS)
 }
 
 /* The end of a block without a branch: at the page's end, or full. */
-static const struct uop *fall_64(UOP_ARGS)
-{
-	GO_LINKED(vcpu->ctl.rip + u->off, 1, u->nr);
-}
+#define FALL(BITS)                                                                                 \
+	static const struct uop *fall_##BITS(UOP_ARGS)                                             \
+	{                                                                                          \
+		GO_LINKED((u##BITS)(vcpu->ctl.rip + u->off), 1, u->nr);                            \
+	}
+FALL(64)
+FALL(32)
 
 static const struct uop *fall(UOP_ARGS)
 {
@@ -56,8 +59,12 @@ static const struct uop *fall(UOP_ARGS)
 
 void branch_make_fall(struct uop *u, unsigned int off, unsigned int nr, bool mode64, bool chain)
 {
-	*u = (struct uop){
-		.fn = chain ? fall_64 : fall, .off = (u16)off, .nr = (u8)nr, .mode64 = mode64};
+	*u = (struct uop){.fn = !chain	 ? fall
+				: mode64 ? fall_64
+					 : fall_32,
+			  .off = (u16)off,
+			  .nr = (u8)nr,
+			  .mode64 = mode64};
 }
 
 /* Takes the place of every operation of a dropped block. */
@@ -89,33 +96,38 @@ static u64 check_target(struct kvm_vcpu *vcpu, const struct uop *u, u64 rip)
 
 /* ---- JMP, Jcc ---- */
 
-static const struct uop *jmp_64(UOP_ARGS)
-{
-	GO_LINKED(vcpu->ctl.rip + u->imm, 0, u->nr + 1u);
-}
-
-/* To another page. */
-static const struct uop *jmp_far_64(UOP_ARGS)
-{
-	GO_LOOKED_UP(vcpu->ctl.rip + u->imm, u->nr + 1u);
-}
+/* far: to another page */
+#define JMP(BITS)                                                                                  \
+	static const struct uop *jmp_##BITS(UOP_ARGS)                                              \
+	{                                                                                          \
+		GO_LINKED((u##BITS)(vcpu->ctl.rip + u->imm), 0, u->nr + 1u);                       \
+	}                                                                                          \
+	static const struct uop *jmp_far_##BITS(UOP_ARGS)                                          \
+	{                                                                                          \
+		GO_LOOKED_UP((u##BITS)(vcpu->ctl.rip + u->imm), u->nr + 1u);                       \
+	}
+JMP(64)
+JMP(32)
 
 OP_BRANCH(jmp_any)
 {
 	return check_target(vcpu, u, vcpu->ctl.rip + u->imm);
 }
 
-#define JCC(CC)                                                                                    \
-	static const struct uop *jcc_##CC##_64(UOP_ARGS)                                           \
+#define JCC(CC, BITS)                                                                              \
+	static const struct uop *jcc_##CC##_##BITS(UOP_ARGS)                                       \
 	{                                                                                          \
 		if (flags_cond(vcpu->aflags, CC))                                                  \
-			GO_LINKED(vcpu->ctl.rip + u->imm, 0, u->nr + 1u);                          \
-		GO_LINKED(FALL_RIP, 1, u->nr + 1u);                                                \
+			GO_LINKED((u##BITS)(vcpu->ctl.rip + u->imm), 0, u->nr + 1u);               \
+		GO_LINKED((u##BITS)FALL_RIP, 1, u->nr + 1u);                                       \
 	}
-ALL_CC(JCC)
+#define JCC_BOTH(CC) JCC(CC, 64) JCC(CC, 32)
+ALL_CC(JCC_BOTH)
 
-#define JCC_NAME(CC) jcc_##CC##_64,
-static uop_fn *const jcc_64[16] = {ALL_CC(JCC_NAME)};
+#define NAME_64(CC) jcc_##CC##_64,
+#define NAME_32(CC) jcc_##CC##_32,
+static uop_fn *const jcc_64[16] = {ALL_CC(NAME_64)};
+static uop_fn *const jcc_32[16] = {ALL_CC(NAME_32)};
 
 OP_BRANCH(jcc_any)
 {
@@ -128,6 +140,8 @@ static int jmp_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop 
 {
 	if (u->mode64)
 		u->fn = jmp_64;
+	else if (chain_is_flat(insn, u))
+		u->fn = jmp_32;
 	return 0;
 }
 
@@ -135,6 +149,8 @@ static int jcc_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop 
 {
 	if (u->mode64)
 		u->fn = jcc_64[u->vreg];
+	else if (chain_is_flat(insn, u))
+		u->fn = jcc_32[u->vreg];
 	return 0;
 }
 
@@ -166,6 +182,8 @@ void branch_link(struct uop *u, u64 page_off)
 	links->same_page[1] = fall < PAGE_SIZE;
 	if (u->fn == jmp_64 && !links->same_page[0])
 		u->fn = jmp_far_64;
+	if (u->fn == jmp_32 && !links->same_page[0])
+		u->fn = jmp_far_32;
 }
 
 /* LOOP, LOOPE, LOOPNE, JCXZ: the counter is as wide as the address size. */
@@ -221,22 +239,27 @@ static COLD const struct uop *call_slow(UOP_ARGS)
 	return uop_leave(vcpu, u, target);
 }
 
-static const struct uop *call_64(UOP_ARGS)
-{
-	u64 sp = vcpu->ctl.gpr[RSP] - 8;
-	u64 *p = tlb_pointer(vcpu, sp, 8, ACCESS_WRITE);
-
-	if (unlikely(!p))
-		return call_slow(vcpu, u);
-	*(volatile u64 *)p = FALL_RIP;
-	vcpu->ctl.gpr[RSP] = sp;
-	GO_LOOKED_UP(vcpu->ctl.rip + u->imm, u->nr + 1u);
-}
+#define CALL(BITS)                                                                                 \
+	static const struct uop *call_##BITS(UOP_ARGS)                                             \
+	{                                                                                          \
+		u64 sp = (u##BITS)(vcpu->ctl.gpr[RSP] - BITS / 8);                                 \
+		void *p = tlb_pointer(vcpu, sp, BITS / 8, ACCESS_WRITE);                           \
+                                                                                                   \
+		if (unlikely(!p))                                                                  \
+			return call_slow(vcpu, u);                                                 \
+		*(volatile guest_u##BITS *)p = (u##BITS)FALL_RIP;                                  \
+		vcpu->ctl.gpr[RSP] = sp;                                                           \
+		GO_LOOKED_UP((u##BITS)(vcpu->ctl.rip + u->imm), u->nr + 1u);                       \
+	}
+CALL(64)
+CALL(32)
 
 static int call_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
 {
 	if (u->mode64)
 		u->fn = call_64;
+	else if (chain_is_flat(insn, u))
+		u->fn = call_32;
 	return 0;
 }
 
@@ -258,24 +281,32 @@ static COLD const struct uop *ret_slow(UOP_ARGS)
 	return uop_leave(vcpu, u, target);
 }
 
-static const struct uop *ret_64(UOP_ARGS)
-{
-	u64 sp = vcpu->ctl.gpr[RSP], target;
-	const u64 *p = tlb_pointer(vcpu, sp, 8, ACCESS_READ);
+#define CANONICAL_64(rip) ((s64)((rip) << 16) >> 16 == (s64)(rip))
+#define CANONICAL_32(rip) true
 
-	if (unlikely(!p))
-		return ret_slow(vcpu, u);
-	target = *(const volatile u64 *)p;
-	if (unlikely((s64)(target << 16) >> 16 != (s64)target))
-		return ret_slow(vcpu, u);
-	vcpu->ctl.gpr[RSP] = sp + 8 + u->imm;
-	GO_LOOKED_UP(target, u->nr + 1u);
-}
+#define RET(BITS)                                                                                  \
+	static const struct uop *ret_##BITS(UOP_ARGS)                                              \
+	{                                                                                          \
+		u64 sp = (u##BITS)vcpu->ctl.gpr[RSP], target;                                      \
+		const void *p = tlb_pointer(vcpu, sp, BITS / 8, ACCESS_READ);                      \
+                                                                                                   \
+		if (unlikely(!p))                                                                  \
+			return ret_slow(vcpu, u);                                                  \
+		target = *(const volatile guest_u##BITS *)p;                                       \
+		if (unlikely(!CANONICAL_##BITS(target)))                                           \
+			return ret_slow(vcpu, u);                                                  \
+		vcpu->ctl.gpr[RSP] = (u##BITS)(sp + BITS / 8 + u->imm);                            \
+		GO_LOOKED_UP(target, u->nr + 1u);                                                  \
+	}
+RET(64)
+RET(32)
 
 static int ret_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
 {
 	if (u->mode64)
 		u->fn = ret_64;
+	else if (chain_is_flat(insn, u))
+		u->fn = ret_32;
 	return 0;
 }
 
@@ -299,70 +330,67 @@ OP_BRANCH(call_rm_any)
 	return target;
 }
 
-static inline bool canonical_48(u64 rip)
-{
-	return (s64)(rip << 16) >> 16 == (s64)rip;
-}
-
-static const struct uop *jmp_r_64(UOP_ARGS)
-{
-	u64 target = REG64(u->rm);
-
-	if (unlikely(!canonical_48(target)))
-		return op_jmp_rm_any(vcpu, u);
-	GO_LOOKED_UP(target, u->nr + 1u);
-}
-
-static const struct uop *jmp_m_64(UOP_ARGS)
-{
-	const void *p;
-	u64 target;
-
-	FAST_LINEAR(linear, return op_jmp_rm_any(vcpu, u))
-	p = tlb_pointer(vcpu, linear, 8, ACCESS_READ);
-	if (unlikely(!p))
-		return op_jmp_rm_any(vcpu, u);
-	target = *(const volatile guest_u64 *)p;
-	if (unlikely(!canonical_48(target)))
-		return op_jmp_rm_any(vcpu, u);
-	GO_LOOKED_UP(target, u->nr + 1u);
-}
-
-static const struct uop *call_r_64(UOP_ARGS)
-{
-	u64 target = REG64(u->rm), sp = vcpu->ctl.gpr[RSP] - 8;
-	void *p = tlb_pointer(vcpu, sp, 8, ACCESS_WRITE);
-
-	if (unlikely(!p || !canonical_48(target)))
-		return op_call_rm_any(vcpu, u);
-	*(volatile guest_u64 *)p = FALL_RIP;
-	vcpu->ctl.gpr[RSP] = sp;
-	GO_LOOKED_UP(target, u->nr + 1u);
-}
-
-static const struct uop *call_m_64(UOP_ARGS)
-{
-	u64 sp = vcpu->ctl.gpr[RSP] - 8, target;
-	const void *p;
-	void *stack;
-
-	FAST_LINEAR(linear, return op_call_rm_any(vcpu, u))
-	p = tlb_pointer(vcpu, linear, 8, ACCESS_READ);
-	stack = tlb_pointer(vcpu, sp, 8, ACCESS_WRITE);
-	if (unlikely(!p || !stack))
-		return op_call_rm_any(vcpu, u);
-	target = *(const volatile guest_u64 *)p;
-	if (unlikely(!canonical_48(target)))
-		return op_call_rm_any(vcpu, u);
-	*(volatile guest_u64 *)stack = FALL_RIP;
-	vcpu->ctl.gpr[RSP] = sp;
-	GO_LOOKED_UP(target, u->nr + 1u);
-}
+#define INDIRECT(BITS)                                                                             \
+	static const struct uop *jmp_r_##BITS(UOP_ARGS)                                            \
+	{                                                                                          \
+		u64 target = REG##BITS(u->rm);                                                     \
+                                                                                                   \
+		if (unlikely(!CANONICAL_##BITS(target)))                                           \
+			return op_jmp_rm_any(vcpu, u);                                             \
+		GO_LOOKED_UP(target, u->nr + 1u);                                                  \
+	}                                                                                          \
+	static const struct uop *jmp_m_##BITS(UOP_ARGS)                                            \
+	{                                                                                          \
+		const void *p;                                                                     \
+		u64 target;                                                                        \
+                                                                                                   \
+		FAST_LINEAR(linear, return op_jmp_rm_any(vcpu, u))                                 \
+		p = tlb_pointer(vcpu, linear, BITS / 8, ACCESS_READ);                              \
+		if (unlikely(!p))                                                                  \
+			return op_jmp_rm_any(vcpu, u);                                             \
+		target = *(const volatile guest_u##BITS *)p;                                       \
+		if (unlikely(!CANONICAL_##BITS(target)))                                           \
+			return op_jmp_rm_any(vcpu, u);                                             \
+		GO_LOOKED_UP(target, u->nr + 1u);                                                  \
+	}                                                                                          \
+	static const struct uop *call_r_##BITS(UOP_ARGS)                                           \
+	{                                                                                          \
+		u64 target = REG##BITS(u->rm), sp = (u##BITS)(vcpu->ctl.gpr[RSP] - BITS / 8);      \
+		void *p = tlb_pointer(vcpu, sp, BITS / 8, ACCESS_WRITE);                           \
+                                                                                                   \
+		if (unlikely(!p || !CANONICAL_##BITS(target)))                                     \
+			return op_call_rm_any(vcpu, u);                                            \
+		*(volatile guest_u##BITS *)p = (u##BITS)FALL_RIP;                                  \
+		vcpu->ctl.gpr[RSP] = sp;                                                           \
+		GO_LOOKED_UP(target, u->nr + 1u);                                                  \
+	}                                                                                          \
+	static const struct uop *call_m_##BITS(UOP_ARGS)                                           \
+	{                                                                                          \
+		u64 sp = (u##BITS)(vcpu->ctl.gpr[RSP] - BITS / 8), target;                         \
+		const void *p;                                                                     \
+		void *stack;                                                                       \
+                                                                                                   \
+		FAST_LINEAR(linear, return op_call_rm_any(vcpu, u))                                \
+		p = tlb_pointer(vcpu, linear, BITS / 8, ACCESS_READ);                              \
+		stack = tlb_pointer(vcpu, sp, BITS / 8, ACCESS_WRITE);                             \
+		if (unlikely(!p || !stack))                                                        \
+			return op_call_rm_any(vcpu, u);                                            \
+		target = *(const volatile guest_u##BITS *)p;                                       \
+		if (unlikely(!CANONICAL_##BITS(target)))                                           \
+			return op_call_rm_any(vcpu, u);                                            \
+		*(volatile guest_u##BITS *)stack = (u##BITS)FALL_RIP;                              \
+		vcpu->ctl.gpr[RSP] = sp;                                                           \
+		GO_LOOKED_UP(target, u->nr + 1u);                                                  \
+	}
+INDIRECT(64)
+INDIRECT(32)
 
 static int jmp_rm_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
 {
 	if (u->mode64)
 		u->fn = u->mem ? jmp_m_64 : jmp_r_64;
+	else if (chain_is_flat(insn, u))
+		u->fn = u->mem ? jmp_m_32 : jmp_r_32;
 	return 0;
 }
 
@@ -370,6 +398,8 @@ static int call_rm_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct 
 {
 	if (u->mode64)
 		u->fn = u->mem ? call_m_64 : call_r_64;
+	else if (chain_is_flat(insn, u))
+		u->fn = u->mem ? call_m_32 : call_r_32;
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /*
- * How a 64-bit branch goes on in the next block: for ops_branch.c and ops_fused.c. `u` is the uop
- * of the branch.
+ * How a branch of 64-bit or flat 32-bit code goes on in the next block: for ops_branch.c and
+ * ops_fused.c. `u` is the uop of the branch.
  */
 #ifndef SOFT_OPS_CHAIN_H
 #define SOFT_OPS_CHAIN_H
@@ -11,6 +11,15 @@
  * the chain is to be left. way: of branch_links. */
 const struct uop *chain_enter_linked(UOP_ARGS, unsigned int way);
 const struct uop *chain_enter_looked_up(UOP_ARGS);
+
+/* Flat 32-bit code with a 32-bit stack and this operand size: rip and rsp wrap at 32 bits, and no
+ * segment needs a check. */
+static inline bool chain_is_flat(const struct insn *insn, const struct uop *u)
+{
+	const u8 flat = MODE_FLAT | MODE_STACK32;
+
+	return (insn->mode & flat) == flat && u->osize == SIZE_32;
+}
 
 static inline bool chain_exit_requested(const struct kvm_vcpu *vcpu)
 {

@@ -47,7 +47,7 @@ EXTEND_OPERATION(movsxd, 32, s32)
 		if (u->amode == AM_FULL)                                                           \
 			ea = uop_ea_full(vcpu, u);                                                 \
 		else                                                                               \
-			ea += REG64(u->index) << u->scale;                                         \
+			ea += REG64(u->index) << (u->scale & 63);                                  \
 		WRITE_##BITS(u->reg, (u##BITS)ea);                                                 \
 	})
 ALL3(LEA)

@@ -45,11 +45,13 @@
 #define FAST_LINEAR(lin, otherwise)                                                                \
 	u64 lin = REG64(u->base) + (u64)(s64)u->disp;                                              \
 	if (unlikely(u->amode != AM_BASE)) {                                                       \
-		if (u->amode == AM_FULL)                                                           \
+		if (u->amode == AM_FULL && !(u->scale & UOP_FLAT))                                 \
 			otherwise;                                                                 \
-		lin += REG64(u->index) << u->scale;                                                \
+		lin += REG64(u->index) << (u->scale & 63);                                         \
 		if (u->amode == AM_SEG)                                                            \
 			lin += vcpu->ctl.seg[u->seg].base;                                         \
+		else if (u->amode == AM_FULL)                                                      \
+			lin = (u32)lin;                                                            \
 	}
 
 /* An operation on registers, with this body. */

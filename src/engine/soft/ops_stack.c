@@ -4,6 +4,7 @@
  *
  * RSP changes after the access, which may fault.
  */
+#include "engine/soft/ops_chain.h"
 #include "engine/soft/ops_int.h"
 #include "engine/soft/ops_stack.h"
 
@@ -55,28 +56,30 @@ u64 pop_value(struct kvm_vcpu *vcpu, unsigned int size)
 
 /* ---- PUSH ---- */
 
-/* 64-bit pushes: `value` is an expression without side effects. */
-#define PUSH_64(NAME, VALUE)                                                                       \
+/* Of 64-bit code, and of flat 32-bit code with a 32-bit stack. VALUE has no side effects. */
+#define PUSH_FAST(NAME, BITS, VALUE)                                                               \
 	static COLD const struct uop *NAME##_slow(UOP_ARGS)                                        \
 	{                                                                                          \
 		vcpu->uop = u;                                                                     \
-		push_value(vcpu, VALUE, 8);                                                        \
+		push_value(vcpu, VALUE, BITS / 8);                                                 \
 		return u + 1;                                                                      \
 	}                                                                                          \
 	static const struct uop *NAME(UOP_ARGS)                                                    \
 	{                                                                                          \
-		u64 sp = vcpu->ctl.gpr[RSP] - 8;                                                   \
-		u64 *p = tlb_pointer(vcpu, sp, 8, ACCESS_WRITE);                                   \
+		u64 sp = (u##BITS)(vcpu->ctl.gpr[RSP] - BITS / 8);                                 \
+		void *p = tlb_pointer(vcpu, sp, BITS / 8, ACCESS_WRITE);                           \
                                                                                                    \
 		if (unlikely(!p))                                                                  \
 			return NAME##_slow(vcpu, u);                                               \
-		*(volatile u64 *)p = VALUE;                                                        \
+		*(volatile guest_u##BITS *)p = (u##BITS)(VALUE);                                   \
 		vcpu->ctl.gpr[RSP] = sp;                                                           \
 		uop_next(vcpu, u);                                                                 \
 	}
 
-PUSH_64(push_r_64, REG64(u->rm))
-PUSH_64(push_i_64, u->imm)
+PUSH_FAST(push_r_64, 64, REG64(u->rm))
+PUSH_FAST(push_i_64, 64, u->imm)
+PUSH_FAST(push_r_flat, 32, REG32(u->rm))
+PUSH_FAST(push_i_flat, 32, u->imm)
 
 #define PUSH_ANY(NAME, VALUE)                                                                      \
 	static const struct uop *NAME(UOP_ARGS)                                                    \
@@ -90,8 +93,16 @@ PUSH_ANY(push_r, reg_read(vcpu, u->rm, u->osize))
 PUSH_ANY(push_i, u->imm)
 PUSH_ANY(push_m, uop_read_rm(vcpu, u))
 
+static int push_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)
+{
+	if (u->fn == push_r && chain_is_flat(insn, u))
+		u->fn = push_r_flat;
+	return 0;
+}
+
 const struct operation oper_push = {
 	.name = "push",
+	.build = push_build,
 	.fn = {[FORM_RR] = {NULL, push_r, push_r, push_r_64},
 	       [FORM_R] = {NULL, push_r, push_r, push_r_64},
 	       [FORM_M] = {NULL, push_m, push_m, push_m}},
@@ -101,6 +112,8 @@ static int push_i_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct u
 {
 	if (u->osize == SIZE_64)
 		u->fn = push_i_64;
+	else if (chain_is_flat(insn, u))
+		u->fn = push_i_flat;
 	return 0;
 }
 
@@ -135,24 +148,30 @@ const struct operation oper_push_sreg = {
 
 /* ---- POP ---- */
 
-static COLD const struct uop *pop_r_64_slow(UOP_ARGS)
-{
-	vcpu->uop = u;
-	REG64(u->rm) = pop_value(vcpu, 8);
-	return u + 1;
-}
+#define POP_FAST(NAME, BITS)                                                                       \
+	static COLD const struct uop *NAME##_slow(UOP_ARGS)                                        \
+	{                                                                                          \
+		u64 value;                                                                         \
+                                                                                                   \
+		vcpu->uop = u;                                                                     \
+		value = pop_value(vcpu, BITS / 8);                                                 \
+		REG64(u->rm) = value;                                                              \
+		return u + 1;                                                                      \
+	}                                                                                          \
+	static const struct uop *NAME(UOP_ARGS)                                                    \
+	{                                                                                          \
+		u64 sp = (u##BITS)vcpu->ctl.gpr[RSP];                                              \
+		const void *p = tlb_pointer(vcpu, sp, BITS / 8, ACCESS_READ);                      \
+                                                                                                   \
+		if (unlikely(!p))                                                                  \
+			return NAME##_slow(vcpu, u);                                               \
+		vcpu->ctl.gpr[RSP] = (u##BITS)(sp + BITS / 8);                                     \
+		REG64(u->rm) = *(const volatile guest_u##BITS *)p;                                 \
+		uop_next(vcpu, u);                                                                 \
+	}
 
-static const struct uop *pop_r_64(UOP_ARGS)
-{
-	u64 sp = vcpu->ctl.gpr[RSP];
-	const u64 *p = tlb_pointer(vcpu, sp, 8, ACCESS_READ);
-
-	if (unlikely(!p))
-		return pop_r_64_slow(vcpu, u);
-	vcpu->ctl.gpr[RSP] = sp + 8;
-	REG64(u->rm) = *(const volatile u64 *)p;
-	uop_next(vcpu, u);
-}
+POP_FAST(pop_r_64, 64)
+POP_FAST(pop_r_flat, 32)
 
 static const struct uop *pop_r(UOP_ARGS)
 {
@@ -176,6 +195,8 @@ static int pop_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop 
 {
 	if (u->mem && u->base == RSP_FIELD)
 		u->disp = (s32)((u32)u->disp + (1u << u->osize));
+	if (u->fn == pop_r && chain_is_flat(insn, u))
+		u->fn = pop_r_flat;
 	return 0;
 }
 

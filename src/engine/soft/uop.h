@@ -99,6 +99,7 @@ struct uop {
 #define UOP_RIP	  (offsetof(struct vcpu_control, rip))
 #define UOP_ZERO  (offsetof(struct vcpu_control, zero))
 #define UOP_MOFFS 0x80
+#define UOP_FLAT  0x40
 
 /* ---- execution modes: what decoded code depends on; vcpu->mode ---- */
 enum {
