@@ -2,8 +2,9 @@
  * The run loop and the table of exits.
  *
  * Invariants:
- * 1. A request is stored before immediate_exit is set and the thread kicked; the loop clears
- *    immediate_exit before it looks at the request. So a request is never slept through.
+ * 1. A request is stored before immediate_exit is set and the thread kicked, so none is slept
+ *    through. All of it, and what clears immediate_exit again, happens under the lock: one that was
+ *    left behind would make every later KVM_RUN fail.
  * 2. `paused` is true only while the thread waits in park() or has not been started: vcpu_resume()
  *    clears it, park() sets it.
  * 3. An exit of KVM_EXIT_IO or KVM_EXIT_MMIO is completed by the next KVM_RUN: until then the
@@ -233,9 +234,10 @@ static bool park(struct vcpu *vcpu)
 {
 	u32 request;
 
-	complete_exit(vcpu);
 	pthread_mutex_lock(&vcpu->lock);
+	complete_exit(vcpu);
 	while ((request = __atomic_load_n(&vcpu->request, __ATOMIC_ACQUIRE)) == VCPU_PAUSE) {
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		vcpu->paused = true;
 		pthread_cond_broadcast(&vcpu->changed);
 		pthread_cond_wait(&vcpu->changed, &vcpu->lock);
@@ -250,11 +252,9 @@ static void *vcpu_main(void *arg)
 	int rc;
 
 	for (;;) {
-		if (unlikely(__atomic_load_n(&vcpu->request, __ATOMIC_ACQUIRE) != VCPU_RUN)) {
-			__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-			if (!park(vcpu))
-				return NULL;
-		}
+		if (unlikely(__atomic_load_n(&vcpu->request, __ATOMIC_ACQUIRE) != VCPU_RUN) &&
+		    !park(vcpu))
+			return NULL;
 		rc = run_once(vcpu);
 		vcpu->incomplete = !rc;
 		if (likely(!rc))
@@ -324,6 +324,8 @@ static void set_request(struct vcpu *vcpu, enum vcpu_request request)
 	__atomic_store_n(&vcpu->request, request, __ATOMIC_SEQ_CST);
 	pthread_cond_broadcast(&vcpu->changed);
 	if (request == VCPU_RUN) {
+		/* Of a pause that the thread has not noticed. */
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		vcpu->paused = false;
 	} else if (!vcpu->paused) {
 		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
