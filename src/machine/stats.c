@@ -132,7 +132,9 @@ static void print_engine(struct machine *m, FILE *out)
 {
 	fprintf(out, "engine %s\n", m->vm.engine->name);
 	if (m->vm_stats_fd <= 0) {
-		fprintf(out, "  no statistics\n");
+		fprintf(out, "  %s\n",
+			m->config.timed ? "it keeps no statistics"
+					: "its own statistics: start with --stats");
 		return;
 	}
 	print_stats_fd(m->vm_stats_fd, out);
