@@ -100,7 +100,14 @@ struct block {
 	pthread_mutex_t queues_lock;
 	struct list queues;
 	u64 epoch;
+	u32 draining; /* queues that wait for all of their requests */
 };
+
+/* Is somebody waiting for everything in flight? Then nothing is held back on purpose. */
+static inline bool block_draining(const struct block *b)
+{
+	return __atomic_load_n(&b->top->draining, __ATOMIC_RELAXED);
+}
 
 extern const struct block_class *const block_classes[]; /* formats.def, NULL at the end */
 const struct block_class *block_class_lookup(const char *name);
@@ -134,6 +141,11 @@ int block_read_backing(struct block *backing, const struct iovec *iov, int niov,
 
 /* Status of what b itself does not hold. */
 int block_backing_status(struct block *b, u64 offset, struct block_extent *extent);
+
+/* What filters have in common: the geometry of, and the answers of, the node below. */
+void block_filter_init(struct block *b);
+int block_filter_status(struct block *b, u64 offset, struct block_extent *extent);
+int block_filter_resize(struct block *b, u64 size, bool shrink, struct err *err);
 
 /* The node of a file or an address; file_only: never take it for an address. */
 int block_open_protocol(struct block **out, const char *path, bool file_only,

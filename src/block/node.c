@@ -73,3 +73,34 @@ int block_backing_status(struct block *b, u64 offset, struct block_extent *e)
 	e->depth++;
 	return rc;
 }
+
+/* ---- filters ---- */
+
+void block_filter_init(struct block *b)
+{
+	const struct block *f = b->file;
+
+	b->size = f->size;
+	b->block_size = f->block_size;
+	b->discard_align = f->discard_align;
+	b->readonly = f->readonly;
+	b->can_discard = f->can_discard;
+	b->can_write_zeroes = f->can_write_zeroes;
+}
+
+int block_filter_status(struct block *b, u64 offset, struct block_extent *e)
+{
+	return b->file->class->status(b->file, offset, e);
+}
+
+int block_filter_resize(struct block *b, u64 size, bool shrink, struct err *err)
+{
+	int rc;
+
+	if (!b->file->class->resize)
+		return err_set(err, ENOTSUP, "%s: cannot be resized", b->name);
+	rc = b->file->class->resize(b->file, size, shrink, err);
+	if (!rc)
+		__atomic_store_n(&b->size, block_size(b->file), __ATOMIC_RELEASE);
+	return rc;
+}

@@ -179,6 +179,7 @@ static int open_backing(struct block *b, const struct block_options *o, unsigned
 	if (!path)
 		return err_set(err, ENOMEM, "%s: out of memory", b->name);
 	below.readonly = true;
+	below.copy_on_read = false;
 	below.backing_file = below.backing_format = below.data_file = NULL;
 	/* What the user typed may be an address; what the image says is a file's name. */
 	rc = open_at(&b->backing, path, format, !o->backing_file, &below, depth + 1, err);
@@ -208,6 +209,10 @@ static int open_at(struct block **out, const char *path, const char *format, boo
 		rc = err_set(err, EINVAL, "%s: a raw image has no backing file", path);
 	if (!rc && class)
 		rc = open_backing(b, o, depth, err);
+	if (!rc && o->copy_on_read && (o->readonly || !b->backing || strcmp(class->name, "qcow2")))
+		rc = err_set(err, EINVAL,
+			     "%s: copy-on-read needs a writable qcow2 image with a backing file",
+			     path);
 	if (rc) {
 		block_close(b);
 		return rc;

@@ -106,6 +106,7 @@ static int read_all(struct qcow2 *s, const struct block_options *o, struct err *
 	s->corrupt = s->h.incompatible & QCOW2_INCOMPAT_CORRUPT;
 	if (b->backing_name && (s->h.autoclear & QCOW2_AUTO_DATA_RAW) && s->external)
 		return err_set(err, EINVAL, "%s: a raw data file excludes a backing file", b->name);
+	s->copy_on_read = o->copy_on_read;
 	s->file_size = align_up(b->file->size, s->cluster_size);
 	s->cursor = 1;
 	if (qcow2_packed_init(s))

@@ -166,7 +166,7 @@ struct qcow2 {
 	struct block block;
 	struct qcow2_header h;
 	struct block *data; /* where guest data lies: block.file or the external data file */
-	bool external, data_raw;
+	bool external, data_raw, copy_on_read;
 
 	u32 cluster_bits;
 	u64 cluster_size;

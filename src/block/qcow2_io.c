@@ -441,6 +441,71 @@ static int write_range(struct qcow2 *s, const struct block_io *io)
 	return 0;
 }
 
+/* ---- copy on read ---- */
+
+/*
+ * Take over from the backing file what a read is about to ask it for. Done here and not by a filter
+ * above, because only here a write of the guest cannot come in between.
+ */
+static int copy_part(struct qcow2 *s, u64 start, u64 len, u64 *done)
+{
+	struct step st = {.offset = start, .len = len};
+	struct iovec iov = {.iov_len = len};
+	struct window w = {.iov = &iov, .niov = 1};
+	struct qcow2_busy busy;
+	struct qcow2_map map;
+	bool in_place = true;
+	int rc;
+
+	if (posix_memalign(&iov.iov_base, 4096, len))
+		return -ENOMEM;
+	rc = block_read_backing(s->block.backing, &iov, 1, start, len);
+	pthread_mutex_lock(&s->lock);
+	if (!rc)
+		rc = qcow2_begin_writing(s);
+	qcow2_busy_enter(s, &busy, start, start + len);
+	if (!rc)
+		rc = qcow2_lookup(s, start, len, &map);
+	/* Somebody may have written meanwhile: that is newer. */
+	if (!rc && map.type == QCOW2_UNALLOCATED && map.len == len)
+		rc = plan_step(s, &st, &in_place);
+	pthread_mutex_unlock(&s->lock);
+	if (!rc && !in_place)
+		rc = data_rw(s, BLOCK_WRITE, st.host, st.len, &w);
+	pthread_mutex_lock(&s->lock);
+	if (!rc && !in_place)
+		rc = publish(s, &st);
+	else if (rc && st.clusters && !s->external)
+		qcow2_unalloc(s, st.new_host, st.clusters);
+	qcow2_busy_leave(s, &busy);
+	pthread_mutex_unlock(&s->lock);
+	free(iov.iov_base);
+	*done = st.len;
+	return rc;
+}
+
+static int copy_on_read(struct qcow2 *s, u64 offset, u64 len)
+{
+	u64 unit = BIT(s->sub_bits), limit = min(align_up(block_size(&s->block), unit),
+						 align_up(block_size(s->block.backing), unit));
+	u64 at = align_down(offset, unit), end = min(align_up(offset + len, unit), limit);
+	int rc = 0;
+
+	while (at < end && !rc) {
+		struct qcow2_map map;
+		u64 done;
+
+		pthread_mutex_lock(&s->lock);
+		rc = qcow2_lookup(s, at, min(end - at, MAX_STEP - (at & (MAX_STEP - 1))), &map);
+		pthread_mutex_unlock(&s->lock);
+		done = map.len;
+		if (!rc && map.type == QCOW2_UNALLOCATED)
+			rc = copy_part(s, at, map.len, &done);
+		at += done;
+	}
+	return rc;
+}
+
 /* ---- zeros and discards ---- */
 
 enum {
@@ -621,6 +686,9 @@ static int dispatch(struct qcow2 *s, const struct block_io *io)
 {
 	switch (io->op) {
 	case BLOCK_READ:
+		/* A copy that fails (no space) must not fail the read. */
+		if (s->copy_on_read && !s->block.readonly && s->block.backing)
+			copy_on_read(s, io->offset, io->len);
 		return read_range(s, io->offset, io->len, io->iov, io->niov, 0);
 	case BLOCK_WRITE:
 		if (io->flags & BLOCK_COMPRESS)

@@ -43,7 +43,7 @@ static bool read_extent(struct qcow2 *s, u64 offset, u64 len, struct extent *e)
 		*e = (struct extent){.len = map.len};
 		return true;
 	case QCOW2_UNALLOCATED:
-		return backing_extent(s, offset, map.len, e);
+		return backing_extent(s, offset, map.len, e) && !(e->node && s->copy_on_read);
 	default:
 		return false;
 	}

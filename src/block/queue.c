@@ -320,12 +320,14 @@ static void wait_event(struct block_queue *q)
 
 void block_queue_drain(struct block_queue *q)
 {
+	__atomic_add_fetch(&q->top->draining, 1, __ATOMIC_RELAXED);
 	block_queue_flush(q);
 	while (q->inflight) {
 		if (list_empty(&q->finished))
 			wait_event(q);
 		block_queue_poll(q);
 	}
+	__atomic_sub_fetch(&q->top->draining, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- parts ---- */

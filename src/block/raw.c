@@ -12,12 +12,7 @@
 
 static int raw_open(struct block *b, const struct block_options *o, struct err *err)
 {
-	b->size = b->file->size;
-	b->block_size = b->file->block_size;
-	b->discard_align = b->file->discard_align;
-	b->readonly = b->file->readonly;
-	b->can_discard = b->file->can_discard;
-	b->can_write_zeroes = b->file->can_write_zeroes;
+	block_filter_init(b);
 	log_warn("%s: format not given, taken for raw; sector 0 is protected (say format=raw)",
 		 b->name);
 	return 0;
@@ -81,20 +76,6 @@ static int raw_io(struct block *b, const struct block_io *io)
 	return concerns_head(io->op, io->offset) ? write_head(b, io) : block_io(b->file, io);
 }
 
-static int raw_status(struct block *b, u64 offset, struct block_extent *e)
-{
-	return b->file->class->status(b->file, offset, e);
-}
-
-static int raw_resize(struct block *b, u64 size, bool shrink, struct err *err)
-{
-	int rc = b->file->class->resize(b->file, size, shrink, err);
-
-	if (!rc)
-		__atomic_store_n(&b->size, size, __ATOMIC_RELEASE);
-	return rc;
-}
-
 const struct block_class block_raw_class = {
 	.name = "raw",
 	.kind = BLOCK_FILTER,
@@ -102,6 +83,6 @@ const struct block_class block_raw_class = {
 	.open = raw_open,
 	.submit = raw_submit,
 	.io = raw_io,
-	.status = raw_status,
-	.resize = raw_resize,
+	.status = block_filter_status,
+	.resize = block_filter_resize,
 };

@@ -22,6 +22,8 @@ struct shape {
 	u64 refcount_bits;
 	bool v2, extended, external, zstd, packed;
 	bool from_qemu; /* qemu-img makes the image */
+	bool copy_on_read;
+	u64 iops;
 	int cache;
 	u64 l2_cache;
 	u64 table_size;
@@ -58,6 +60,10 @@ static const struct shape shapes[] = {
 	{"qemu-ext-backed", "qcow2", 65536, 16 * MiB, .backing = 15 * MiB, .extended = true,
 	 .from_qemu = true},
 	{"qemu-prealloc", "qcow2", 65536, 16 * MiB, .from_qemu = true, .external = true},
+	{"copy-on-read", "qcow2", 65536, 24 * MiB, .backing = 20 * MiB + 512, .copy_on_read = true},
+	{"copy-on-read-ext", "qcow2", 32768, 8 * MiB, .backing = 8 * MiB, .extended = true,
+	 .copy_on_read = true},
+	{"throttled", "qcow2", 65536, 8 * MiB, .backing = 8 * MiB, .iops = 400},
 	{"qed", "qed", 65536, 24 * MiB},
 	{"qed-backed", "qed", 4096, 8 * MiB, .backing = 7 * MiB + 512, .table_size = 2},
 	{"qed-direct", "qed", 65536, 16 * MiB, .cache = BLOCK_CACHE_NONE},
@@ -207,6 +213,8 @@ static int open_image(struct run *r)
 
 	o.backing = true;
 	o.cache = r->shape->cache;
+	o.copy_on_read = r->shape->copy_on_read;
+	o.iops = r->shape->iops;
 	if (r->shape->l2_cache)
 		o.l2_cache = r->shape->l2_cache;
 	rc = block_open(&r->rig.block, &o, &err);
