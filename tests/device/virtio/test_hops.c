@@ -90,6 +90,17 @@ COUNT_ALLOCATION(malloc, (size_t n), n)
 COUNT_ALLOCATION(calloc, (size_t n, size_t size), n, size)
 COUNT_ALLOCATION(realloc, (void *p, size_t n), p, n)
 
+static u32 drains;
+
+void __real_block_queue_drain(struct block_queue *queue);
+void __wrap_block_queue_drain(struct block_queue *queue);
+void __wrap_block_queue_drain(struct block_queue *queue)
+{
+	if (on_queue_thread())
+		__atomic_fetch_add(&drains, 1, __ATOMIC_RELEASE);
+	__real_block_queue_drain(queue);
+}
+
 /* A callback of the queue's loop, called from where the doorbell's is. */
 static void on_probe(struct loop_watch *watch, u32 events)
 {
@@ -202,10 +213,32 @@ static void a_read_keeps_the_budget(void **state)
 	}
 }
 
+/* 2.4.2, 2.6.1.1, bug 11: before status reads 0 the owner of each queue has waited for what was in
+ * flight; the same for a queue that is reset alone. */
+static void a_reset_waits_for_the_disk(void **state)
+{
+	struct block *block = open_disk();
+	struct virtio_blk_options options = {.block = block, .queues = 3};
+
+	driver_open(&d, &driver_modes[1], &virtio_blk, &options);
+	driver_start(&d, VIRTIO_F(VIRTIO_F_RING_RESET), 3);
+	drains = 0;
+	harness_write(d.h, d.common + 22, 2, 1);
+	harness_write(d.h, d.common + 58, 2, 1);
+	assert_int_equal(harness_read(d.h, d.common + 58, 2), 0);
+	assert_int_equal(__atomic_load_n(&drains, __ATOMIC_ACQUIRE), 1);
+	driver_set_status(&d, 0);
+	assert_int_equal(driver_status(&d), 0);
+	assert_int_equal(__atomic_load_n(&drains, __ATOMIC_ACQUIRE), 3);
+	driver_close(&d);
+	block_close(block);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_read_keeps_the_budget),
+		cmocka_unit_test(a_reset_waits_for_the_disk),
 	};
 	void *frames[4];
 

@@ -395,6 +395,17 @@ static void table_is_copied_once(void **state) /* bug 7 */
 	assert_int_equal(used_id(0), 0);
 }
 
+/* A device that finds two things wrong tells of one. */
+static void breaking_is_told_once(void **state)
+{
+	setup_mode(0, SIZE);
+	virtq_break(&vq, "first");
+	virtq_break(&vq, "second");
+	assert_int_equal(breaks, 1);
+	assert_string_equal(reason, "first");
+	assert_null(virtq_pop(&vq));
+}
+
 static void length_is_not_overstated(void **state) /* bug 10: 2.7.8.2 */
 {
 	struct virtq_chain *c;
@@ -870,6 +881,7 @@ int main(void)
 		cmocka_unit_test(indirect_tables_are_checked),
 		cmocka_unit_test(readable_after_writable),
 		cmocka_unit_test(table_is_copied_once),
+		cmocka_unit_test(breaking_is_told_once),
 		cmocka_unit_test(length_is_not_overstated),
 		cmocka_unit_test(pushes_after_stop_go_nowhere),
 		cmocka_unit_test(legal_chains_are_taken),
