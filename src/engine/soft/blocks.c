@@ -13,6 +13,7 @@
 
 #include <asm/processor-flags.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -28,11 +29,42 @@ static struct blocks *blocks_of(const struct kvm_vcpu *vcpu)
 
 /* ---- the map of pages with code ---- */
 
+/* The word of a page, or NULL where no page near it ever had code. */
 static u64 *granule_word(struct kvm *kvm, u64 gpa)
 {
-	u64 gfn = gpa >> PAGE_SHIFT;
+	struct code_map *code = kvm->code;
+	u64 gfn = gpa >> PAGE_SHIFT, *leaf;
 
-	return &((struct code_map *)kvm->code)->granules[(gfn ^ gfn >> 20) & (CODE_PAGES - 1)];
+	if (gfn >= CODE_LEAVES * CODE_LEAF_PAGES)
+		return NULL;
+	leaf = __atomic_load_n(&code->leaf[gfn / CODE_LEAF_PAGES], __ATOMIC_ACQUIRE);
+	return leaf ? &leaf[gfn % CODE_LEAF_PAGES] : NULL;
+}
+
+static void note_leaf(struct code_map *code, u64 index)
+{
+	u64 end = __atomic_load_n(&code->leaves_end, __ATOMIC_RELAXED);
+
+	while (end <= index &&
+	       !__atomic_compare_exchange_n(&code->leaves_end, &end, index + 1, false,
+					    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
+/* The same, made when it is not there; NULL without memory. */
+static u64 *granule_word_make(struct kvm *kvm, u64 gpa)
+{
+	struct code_map *code = kvm->code;
+	u64 gfn = gpa >> PAGE_SHIFT, *word = granule_word(kvm, gpa), *leaf, *none = NULL;
+
+	if (likely(word) || gfn >= CODE_LEAVES * CODE_LEAF_PAGES)
+		return word;
+	note_leaf(code, gfn / CODE_LEAF_PAGES);
+	leaf = calloc(CODE_LEAF_PAGES, sizeof(*leaf));
+	if (leaf && !__atomic_compare_exchange_n(&code->leaf[gfn / CODE_LEAF_PAGES], &none, leaf,
+						 false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		free(leaf);
+	return granule_word(kvm, gpa);
 }
 
 static u64 granule_mask(u64 gpa, u64 len)
@@ -45,14 +77,18 @@ static u64 granule_mask(u64 gpa, u64 len)
 
 bool blocks_page_has_code(struct kvm *kvm, u64 gpa)
 {
-	return __atomic_load_n(granule_word(kvm, gpa), __ATOMIC_SEQ_CST);
+	const u64 *word = granule_word(kvm, gpa);
+
+	return word && __atomic_load_n(word, __ATOMIC_SEQ_CST);
 }
 
 /* [gpa, gpa + len), in one page, is about to be decoded. */
 static void mark_code(struct kvm_vcpu *vcpu, u64 gpa, unsigned int len)
 {
-	u64 *word = granule_word(vcpu->kvm, gpa), mask = granule_mask(gpa, len);
+	u64 *word = granule_word_make(vcpu->kvm, gpa), mask = granule_mask(gpa, len);
 
+	if (unlikely(!word))
+		exit_internal_error(vcpu, KVM_INTERNAL_ERROR_EMULATION);
 	if (likely((__atomic_load_n(word, __ATOMIC_RELAXED) & mask) == mask))
 		return;
 	/* With one vCPU, the first mark of a page has done all there is to do. */
@@ -75,43 +111,41 @@ static u32 page_bucket(u64 gpa)
 	return (u32)(gpa >> PAGE_SHIFT) & (BLOCK_BUCKETS - 1);
 }
 
+static void unlink_block(struct block **p, size_t next, const struct block *block)
+{
+	while (*p && *p != block)
+		p = (struct block **)((char *)*p + next);
+	if (*p)
+		*p = *(struct block **)((char *)*p + next);
+}
+
 static void drop_block(struct blocks *b, struct block *block)
 {
-	struct block **p = &b->bucket[bucket_of(block->gpa)];
-
-	while (*p && *p != block)
-		p = &(*p)->next;
-	if (*p)
-		*p = block->next;
+	unlink_block(&b->bucket[bucket_of(block->gpa)], offsetof(struct block, next), block);
+	unlink_block(&b->page[page_bucket(block->gpa)], offsetof(struct block, next_page), block);
+	if (block->gpa2 != NO_GPA)
+		unlink_block(&b->second[page_bucket(block->gpa2)],
+			     offsetof(struct block, next_second), block);
 	block->dropped = true;
 	for (unsigned int i = 0; i < block->uops; i++)
 		block->uop[i].fn = branch_dropped;
 	b->drops++;
 }
 
-static bool in_page(u64 gpa, u64 page)
-{
-	return (gpa & ~(PAGE_SIZE - 1)) == page;
-}
-
-static void drop_list(struct blocks *b, struct block **p, u64 page)
-{
-	while (*p) {
-		struct block *block = *p;
-
-		if (in_page(block->gpa, page) || block->gpa2 == page) {
-			*p = block->next_page;
-			drop_block(b, block);
-		} else {
-			p = &block->next_page;
-		}
-	}
-}
-
 static void drop_page(struct blocks *b, u64 page)
 {
-	drop_list(b, &b->page[page_bucket(page)], page);
-	drop_list(b, &b->crossing, page);
+	struct block *block, *next;
+
+	for (block = b->page[page_bucket(page)]; block; block = next) {
+		next = block->next_page;
+		if ((block->gpa & ~(PAGE_SIZE - 1)) == page)
+			drop_block(b, block);
+	}
+	for (block = b->second[page_bucket(page)]; block; block = next) {
+		next = block->next_second;
+		if (block->gpa2 == page)
+			drop_block(b, block);
+	}
 	b->drops++;
 }
 
@@ -122,7 +156,7 @@ void blocks_drop_all(struct kvm_vcpu *vcpu)
 	memset(b->jump, 0, sizeof(b->jump));
 	memset(b->bucket, 0, sizeof(b->bucket));
 	memset(b->page, 0, sizeof(b->page));
-	b->crossing = NULL;
+	memset(b->second, 0, sizeof(b->second));
 	b->used = 0;
 	b->drops++;
 }
@@ -157,10 +191,7 @@ void blocks_flush_requested(struct kvm_vcpu *vcpu)
 	if (b->flush_all)
 		for (u32 i = 0; i < BLOCK_BUCKETS; i++)
 			while (b->page[i])
-				drop_page(b, b->page[i]->gpa & ~(PAGE_SIZE - 1));
-	if (b->flush_all)
-		while (b->crossing)
-			drop_page(b, b->crossing->gpa2);
+				drop_block(b, b->page[i]);
 	for (u32 i = 0; i < b->flush_count; i++)
 		drop_page(b, b->flush_page[i]);
 	b->flush_count = 0;
@@ -173,7 +204,7 @@ static void forget_page(struct kvm *kvm, struct kvm_vcpu *self, u64 gpa, u64 len
 {
 	u64 *word = granule_word(kvm, gpa), page = gpa & ~(PAGE_SIZE - 1);
 
-	if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & granule_mask(gpa, len)))
+	if (!word || !(__atomic_load_n(word, __ATOMIC_SEQ_CST) & granule_mask(gpa, len)))
 		return;
 	__atomic_store_n(word, 0, __ATOMIC_SEQ_CST);
 	if (self)
@@ -402,14 +433,18 @@ static enum step build_one(struct build *s)
 static void enter_in_tables(struct blocks *b, struct block *block, unsigned int slots)
 {
 	struct block **bucket = &b->bucket[bucket_of(block->gpa)];
-	struct block **page =
-		block->gpa2 == NO_GPA ? &b->page[page_bucket(block->gpa)] : &b->crossing;
+	struct block **page = &b->page[page_bucket(block->gpa)];
 
 	b->used += (sizeof(*block) + slots * sizeof(struct uop) + 63) & ~63UL;
 	block->next = *bucket;
 	*bucket = block;
 	block->next_page = *page;
 	*page = block;
+	if (block->gpa2 != NO_GPA) {
+		page = &b->second[page_bucket(block->gpa2)];
+		block->next_second = *page;
+		*page = block;
+	}
 }
 
 /* NULL: no slot is there. */
@@ -488,7 +523,7 @@ static struct block *lookup(struct kvm_vcpu *vcpu, u64 linear, u8 mode, const st
 	if (block && (block->gpa2 == NO_GPA || second_page_same(vcpu, block, linear)))
 		return block;
 	if (block)
-		drop_list(b, &b->crossing, block->gpa & ~(PAGE_SIZE - 1));
+		drop_block(b, block);
 	return build(vcpu, linear, gpa, host, mode);
 }
 
@@ -562,12 +597,20 @@ int blocks_vm_init(struct kvm *kvm)
 
 	if (!code)
 		return -ENOMEM;
-	code->granules = map_lazily(CODE_PAGES * sizeof(u64));
-	rc = code->granules ? decoder_init(&code->decoder) : -ENOMEM;
+	code->leaf = map_lazily(CODE_LEAVES * sizeof(*code->leaf));
+	rc = code->leaf ? decoder_init(&code->decoder) : -ENOMEM;
 	kvm->code = code;
 	if (rc)
 		blocks_vm_free(kvm);
 	return rc;
+}
+
+/* Only the pages of the array that were ever written can hold one. */
+static void free_leaves(struct code_map *code)
+{
+	for (u64 i = 0; i < code->leaves_end; i++)
+		free(code->leaf[i]);
+	munmap(code->leaf, CODE_LEAVES * sizeof(*code->leaf));
 }
 
 void blocks_vm_free(struct kvm *kvm)
@@ -576,8 +619,8 @@ void blocks_vm_free(struct kvm *kvm)
 
 	if (!code)
 		return;
-	if (code->granules)
-		munmap(code->granules, CODE_PAGES * sizeof(u64));
+	if (code->leaf)
+		free_leaves(code);
 	munmap(code, sizeof(*code));
 	kvm->code = NULL;
 }

@@ -47,9 +47,10 @@ struct jump_entry {
 };
 
 struct block {
-	struct block *next;	 /* in the bucket */
-	struct block *next_page; /* of blocks that start in this page */
-	u64 gpa;		 /* of the first byte */
+	struct block *next;	   /* in the bucket */
+	struct block *next_page;   /* of blocks that start in this page */
+	struct block *next_second; /* of blocks that end in the page gpa2 */
+	u64 gpa;		   /* of the first byte */
 	u64 gpa2; /* of the page where it ends when that is another one; else NO_GPA */
 	u16 bytes;
 	u8 mode;
@@ -70,7 +71,7 @@ struct blocks {
 	u64 filter[2][PAGE_FILTER / 64]; /* pages the jump cache may have, by hash */
 	struct block *bucket[BLOCK_BUCKETS];
 	struct block *page[BLOCK_BUCKETS];
-	struct block *crossing; /* chained by next_page: those with a gpa2 */
+	struct block *second[BLOCK_BUCKETS]; /* by gpa2 */
 	u8 *arena;
 	size_t used;
 	u32 drops; /* counts drops of anything: a build that sees it change starts over */
@@ -81,13 +82,17 @@ struct blocks {
 	bool flush_all;
 };
 
-/* A word a page, by hash: a bit for each 64 bytes that some vCPU has decoded. Pages that share a
- * word are taken for each other, which costs time alone. */
-#define CODE_PAGES (1u << 20)
+/*
+ * A word a guest-physical page: a bit for each 64 bytes that some vCPU has decoded. In leaves that
+ * are made where code is found.
+ */
+#define CODE_LEAF_PAGES 32768u
+#define CODE_LEAVES	(1ULL << 25) /* up to 52 bits of address */
 
 struct code_map {
 	struct decoder decoder;
-	u64 *granules; /* [CODE_PAGES] */
+	u64 **leaf;	/* [CODE_LEAVES], atomic */
+	u64 leaves_end; /* no leaf at or after; atomic */
 };
 
 int blocks_vm_init(struct kvm *kvm);

@@ -311,12 +311,13 @@ void exec_pass_boundary(struct kvm_vcpu *vcpu)
 	u32 n = __atomic_load_n(&kvm->nr_vcpus, __ATOMIC_ACQUIRE), i;
 
 	for (i = 0; i < n; i++)
-		if (kvm->vcpus[i] != vcpu)
+		if (kvm->vcpus[i] && kvm->vcpus[i] != vcpu)
 			kvm_make_request(kvm->vcpus[i], KVM_REQ_CODE_FLUSH);
 	for (i = 0; i < n; i++) {
 		struct kvm_vcpu *other = kvm->vcpus[i];
 
-		while (other != vcpu && __atomic_load_n(&other->in_guest, __ATOMIC_ACQUIRE) &&
+		while (other && other != vcpu &&
+		       __atomic_load_n(&other->in_guest, __ATOMIC_ACQUIRE) &&
 		       __atomic_load_n(&other->requests, __ATOMIC_ACQUIRE) & bit) {
 			if (__atomic_fetch_and(&vcpu->requests, ~bit, __ATOMIC_ACQ_REL) & bit)
 				blocks_flush_requested(vcpu);

@@ -15,6 +15,8 @@ struct kvm_memory_slot *gfn_to_memslot(struct kvm *kvm, u64 gfn)
 {
 	struct rig *rig = the_rig(kvm);
 
+	if (gfn - rig->high.base_gfn < rig->high.npages)
+		return &rig->high;
 	return gfn < rig->slot.npages ? &rig->slot : NULL;
 }
 
@@ -227,6 +229,7 @@ void rig_mode_vcpu(struct rig *rig, struct kvm_vcpu *vcpu, int bits)
 	if (bits == 64) {
 		set_u64(rig, TABLES, (TABLES + 4096) | 7);
 		set_u64(rig, TABLES + 4096, 0x87);
+		set_u64(rig, TABLES + 4096 + 8, RIG_HIGH | 0x87);
 		c->cr3 = TABLES;
 		c->cr4 = 0x620; /* PAE, OSFXSR, OSXMMEXCPT */
 		c->cr0 |= 1u << 31;
@@ -269,6 +272,9 @@ struct rig *rig_new(void)
 	rig->ram = mmap(NULL, RIG_RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	rig->slot.npages = RIG_RAM >> PAGE_SHIFT;
 	rig->slot.hva = rig->ram;
+	rig->high.base_gfn = RIG_HIGH >> PAGE_SHIFT;
+	rig->high.npages = RIG_RAM / 2 >> PAGE_SHIFT;
+	rig->high.hva = rig->ram + RIG_RAM / 2;
 	rig->interrupt = -1;
 	rig->kvm.exec = &interpreter_ops;
 	if (interpreter_ops.vm_init(&rig->kvm))

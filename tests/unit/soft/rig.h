@@ -14,12 +14,14 @@
 #define RIG_CODE  0x10000u
 #define RIG_DATA  0x20000u
 #define RIG_STACK 0x40000u
+#define RIG_HIGH  (4 * GiB) /* guest-physical; in 64-bit mode linear 1 GiB */
 
 struct rig {
 	struct kvm kvm;
 	struct kvm_vcpu vcpu;
 	struct kvm_vcpu second; /* after rig_add_second() */
 	struct kvm_memory_slot slot;
+	struct kvm_memory_slot high; /* the upper half of the RAM again, at RIG_HIGH */
 	struct vcpu_stat stat;
 	u8 *ram;
 	int interrupt; /* vector to be acknowledged, or -1 */

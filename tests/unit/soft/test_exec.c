@@ -95,6 +95,40 @@ static void test_dma_into_code(void **state)
 	assert_int_equal(GPR(RAX), 300);
 }
 
+/* Pages 4 GiB apart hold code at the same offset; each notices writes of its own. */
+static void test_far_pages(void **state)
+{
+	/* mov eax, 1; ret, at `low` and at `high`; the caller: call rdi; mov ebx, eax; call rsi;
+	 * shl ebx, 8; or eax, ebx; hlt */
+	static const u8 function[] = {0xb8, 1, 0, 0, 0, 0xc3};
+	static const u8 caller[] = {0xff, 0xd7, 0x89, 0xc3, 0xff, 0xd6,
+				    0xc1, 0xe3, 0x08, 0x09, 0xd8, 0xf4};
+	/* the same after mov byte [rdi+1], 2, and after mov byte [rsi+1], 3 */
+	static const u8 change_low[] = {0xc6, 0x47, 0x01, 0x02, 0xf4};
+	static const u8 change_high[] = {0xc6, 0x46, 0x01, 0x03, 0xf4};
+	const u64 low = RIG_DATA, high = GiB + RIG_DATA;
+	const struct {
+		const u8 *code;
+		size_t len;
+		u64 result;
+	} step[] = {
+		{caller, sizeof(caller), 0x101}, {change_low, sizeof(change_low), 0},
+		{caller, sizeof(caller), 0x201}, {change_high, sizeof(change_high), 0},
+		{caller, sizeof(caller), 0x203},
+	};
+	struct rig *rig = *state;
+
+	memcpy(rig->ram + RIG_DATA, function, sizeof(function));
+	memcpy(rig->ram + RIG_RAM / 2 + RIG_DATA, function, sizeof(function));
+	for (unsigned int i = 0; i < ARRAY_SIZE(step); i++) {
+		rig_mode(rig, 64);
+		GPR(RDI) = low;
+		GPR(RSI) = high;
+		assert_int_equal(rig_run_code(rig, step[i].code, step[i].len), KVM_EXIT_HLT);
+		assert_int_equal(GPR(RAX), step[i].result);
+	}
+}
+
 /* An instruction over a page boundary, its second half changed. */
 static void test_crossing(void **state)
 {
@@ -376,6 +410,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_loop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_self_modifying, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dma_into_code, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_far_pages, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_crossing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_precise_fault, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_interrupt_shadow, setup, teardown),
