@@ -137,7 +137,7 @@ static bool decode_vex(struct cursor *c, struct insn *insn)
 	}
 	if (!mode64) /* W selects there too: FMA, shifts */
 		insn->rex &= 0x48;
-	insn->vvvv = (~p >> 3) & (mode64 ? 15 : 7);
+	insn->vvvv = (~p >> 3) & 15;
 	insn->vexl = (p >> 2) & 1;
 	insn->vexpp = p & 3;
 	return true;
@@ -514,6 +514,13 @@ static uop_fn *choose_fn(const struct insn *insn, struct uop *u)
 	return op->any ? op->any : op->fn[form][u->osize];
 }
 
+/* Outside 64-bit mode its high bit is ignored; but where there is no operand, all four must be
+ * clear. */
+static u8 vvvv_field(const struct insn *insn)
+{
+	return (u8)(8 * (insn->vvvv & ((insn->mode & MODE_SIZE) == MODE_64 ? 15 : 7)));
+}
+
 int decode_uop(struct kvm_vcpu *vcpu, const struct insn *insn, unsigned int off, struct uop *u)
 {
 	const struct opcode *row = insn->row;
@@ -531,7 +538,7 @@ int decode_uop(struct kvm_vcpu *vcpu, const struct insn *insn, unsigned int off,
 		.mode64 = (insn->mode & MODE_SIZE) == MODE_64,
 		.base = UOP_ZERO,
 		.index = UOP_ZERO,
-		.vreg = row->attrs & A_COND ? insn->opcode & 15 : (u8)(8 * insn->vvvv),
+		.vreg = row->attrs & A_COND ? insn->opcode & 15 : vvvv_field(insn),
 		/* of string operations too */
 		.seg = (insn->seg < SEG_COUNT ? insn->seg : SEG_DS) & 7,
 	};

@@ -292,6 +292,8 @@ static int native_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct u
 		return -ENOMEM;
 	u->ptr = (void *)(uintptr_t)n;
 	u->fn = choose(n, u);
+	if (vcpu->stat)
+		vcpu->stat->native_stubs++;
 	return 0;
 }
 

@@ -14,6 +14,13 @@ static unsigned int vex_osize(struct kvm_vcpu *vcpu, const struct uop *u)
 	return u->rexw && u->mode64 ? SIZE_64 : SIZE_32;
 }
 
+static inline u64 read_rm(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int osize)
+{
+	if (likely(!u->mem))
+		return reg_read(vcpu, u->rm, osize);
+	return mem_read(vcpu, uop_linear(vcpu, u, 1u << osize, ACCESS_READ), 1u << osize);
+}
+
 /* #UD where the host has not the instruction; this operation's uop otherwise. */
 #define BUILD_IF(feature)                                                                          \
 	static int build_##feature(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop *u)  \
@@ -58,8 +65,7 @@ BUILD_IF(F_RDSEED)
 	OP_IF(NAME, feature)                                                                       \
 	{                                                                                          \
 		unsigned int osize = vex_osize(vcpu, u);                                           \
-		u64 rm = uop_read_rm_sized(vcpu, u, osize), vv = REG64(u->vreg), out,              \
-		    flags = vcpu->aflags;                                                          \
+		u64 rm = read_rm(vcpu, u, osize), vv = REG64(u->vreg), out, flags = vcpu->aflags;  \
                                                                                                    \
 		if (osize == SIZE_64) {                                                            \
 			ASM_2(insn "q", out, a, b, flags);                                         \
@@ -78,7 +84,7 @@ BUILD_IF(F_RDSEED)
 	OP_IF(NAME, F_BMI1)                                                                        \
 	{                                                                                          \
 		unsigned int osize = vex_osize(vcpu, u);                                           \
-		u64 rm = uop_read_rm_sized(vcpu, u, osize), out, flags = vcpu->aflags;             \
+		u64 rm = read_rm(vcpu, u, osize), out, flags = vcpu->aflags;                       \
                                                                                                    \
 		if (osize == SIZE_64) {                                                            \
 			ASM_1(insn "q", out, rm, flags);                                           \
@@ -107,7 +113,7 @@ VEX_BLS(blsi, "blsi")
 OP_IF(mulx, F_BMI2)
 {
 	unsigned int osize = vex_osize(vcpu, u);
-	u64 rm = uop_read_rm_sized(vcpu, u, osize), rdx = REG64(8 * RDX), low, high;
+	u64 rm = read_rm(vcpu, u, osize), rdx = REG64(8 * RDX), low, high;
 
 	if (osize == SIZE_64) {
 		unsigned __int128 product = (unsigned __int128)rm * rdx;
@@ -126,7 +132,7 @@ OP_IF(mulx, F_BMI2)
 OP_IF(rorx, F_BMI2)
 {
 	unsigned int osize = vex_osize(vcpu, u), bits = osize == SIZE_64 ? 64 : 32;
-	u64 rm = uop_read_rm_sized(vcpu, u, osize);
+	u64 rm = read_rm(vcpu, u, osize);
 	unsigned int count = u->imm & (bits - 1);
 
 	if (count)
@@ -138,7 +144,7 @@ OP_IF(rorx, F_BMI2)
 static void add_carry(struct kvm_vcpu *vcpu, const struct uop *u, u16 flag)
 {
 	unsigned int osize = u->rexw ? SIZE_64 : SIZE_32;
-	u64 a = uop_read_rm_sized(vcpu, u, osize), carry = !!(vcpu->aflags & flag);
+	u64 a = read_rm(vcpu, u, osize), carry = !!(vcpu->aflags & flag);
 	unsigned __int128 sum;
 
 	if (osize == SIZE_64) {
@@ -167,7 +173,7 @@ OP_IF(adox, F_ADX)
  * The result is zero-extended. */
 OP_IF(crc32, F_SSE42)
 {
-	u64 src = uop_read_rm(vcpu, u);
+	u64 src = read_rm(vcpu, u, u->osize);
 	u8 reg = u->reg & 1 ? u->reg - 1 + 32 : u->reg;
 	u32 crc = REG32(reg);
 
@@ -195,7 +201,7 @@ OP_IF(crc32, F_SSE42)
 #define COUNT_OP(NAME, feature)                                                                    \
 	OP_IF(NAME, feature)                                                                       \
 	{                                                                                          \
-		u64 src = uop_read_rm(vcpu, u), out, flags = vcpu->aflags;                         \
+		u64 src = read_rm(vcpu, u, u->osize), out, flags = vcpu->aflags;                   \
                                                                                                    \
 		if (u->osize == SIZE_64) {                                                         \
 			ASM_1(#NAME "q", out, src, flags);                                         \

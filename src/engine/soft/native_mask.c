@@ -35,12 +35,9 @@ static void vmaskmov_load(struct kvm_vcpu *vcpu, const struct uop *u, unsigned i
 	check_avx(vcpu);
 	linear = any_masked_in(mask, len, size) ? uop_linear(vcpu, u, len, ACCESS_READ) : 0;
 	for (unsigned int i = 0; i < len / size; i++) {
-		u64 v;
-
 		if (!element_masked_in(mask, i, size))
 			continue;
-		v = mem_read(vcpu, linear + i * size, size);
-		memcpy(data + i * size, &v, size);
+		mem_read_bytes(vcpu, linear + i * size, data + i * size, size);
 	}
 	memcpy(vec_ptr(vcpu, u->reg), data, 32);
 }

@@ -103,12 +103,11 @@ const struct operation oper_pop_sreg = {
 static u64 read_far(struct kvm_vcpu *vcpu, const struct uop *u, u16 *selector)
 {
 	unsigned int size = operand_bytes(u);
-	u64 linear = uop_linear(vcpu, u, size + 2, ACCESS_READ);
-	u8 buf[10];
+	u64 offset = mem_read(vcpu, uop_linear(vcpu, u, size, ACCESS_READ), size);
+	u64 second = (uop_ea(vcpu, u) + size) & size_mask(u->asize);
 
-	mem_read_bytes(vcpu, linear, buf, size + 2);
-	*selector = load_le16(buf + size);
-	return load_le(buf, size);
+	*selector = (u16)mem_read(vcpu, seg_linear(vcpu, u->seg, second, 2, ACCESS_READ), 2);
+	return offset;
 }
 
 static const struct uop *load_far(struct kvm_vcpu *vcpu, const struct uop *u)

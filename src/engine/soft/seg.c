@@ -429,6 +429,16 @@ static void push_wrapping(struct kvm_vcpu *vcpu, struct stack *st, const u64 *va
 			size, value[i - 1], st->cpl);
 }
 
+/* The highest slot is pushed first, and its address is that of a fault. */
+static void probe_first(struct kvm_vcpu *vcpu, const struct stack *st, u64 sp, unsigned int size)
+{
+	u64 linear = frame_linear(vcpu, st, sp, size, ACCESS_WRITE);
+
+	if (st->cpl == 3)
+		mem_check_alignment(vcpu, linear, size);
+	mem_probe_write_cpl(vcpu, linear, size, st->cpl);
+}
+
 void stack_push_frame(struct kvm_vcpu *vcpu, struct stack *st, const u64 *value, int n,
 		      unsigned int size)
 {
@@ -439,6 +449,7 @@ void stack_push_frame(struct kvm_vcpu *vcpu, struct stack *st, const u64 *value,
 	if (st->sp < len && !st->long_mode) {
 		push_wrapping(vcpu, st, value, n, size);
 	} else {
+		probe_first(vcpu, st, low + len - size, size);
 		for (int i = 0; i < n; i++)
 			store_le(frame + len - (i + 1) * size, size, value[i]);
 		mem_write_bytes_cpl(vcpu, frame_linear(vcpu, st, low, len, ACCESS_WRITE), frame,

@@ -3,8 +3,8 @@
  * edge values, misaligned, across pages, or not mapped.
  *
  * Lengths need not be right: both sides execute the same bytes. What must not be generated is what
- * differs by right: system calls, CPUID, time stamps, loads of segment registers, descriptor-table
- * stores, and instructions that the host has and softkvm does not announce.
+ * differs by right: system calls, CPUID, time stamps, descriptor-table stores, and instructions
+ * that the host has and softkvm does not announce.
  */
 #include <string.h>
 
@@ -318,6 +318,8 @@ struct emitter {
 	struct fixup fixup[GEN_MAX_INSNS];
 	unsigned int fixups;
 	bool code32;
+	u32 base;     /* linear address of p */
+	bool crossed; /* there are far transfers: code may run in the other size */
 	u8 *p;
 	unsigned int len, max;
 };
@@ -544,7 +546,7 @@ static void insn_legacy(struct emitter *e, const u8 *op, unsigned int op_len, ch
 		 m.is_mem &&
 			 (map == 1 ? last < 0x34 || last >= 0x80 : last >= 0xa0 && last < 0xc8));
 	/* 66 on a branch in 64-bit mode is ignored or not; F2 and F3 on LOOP too */
-	if (is_near_branch(op, op_len) && (!e->code32 || form == 'j'))
+	if (is_near_branch(op, op_len) && (!e->code32 || e->crossed || form == 'j'))
 		e->len = from;
 	z = has_opsize(e, from) ? 2 : 4;
 	rex(e, m.len ? m.rex : (u8)(rnd(e->r) & 9 & -(u8)one_in(e->r, 2)));
@@ -853,6 +855,95 @@ static void gen_row(struct emitter *e)
 		put(e, (u8)(one_in(e->r, 2) ? rnd(e->r) : below(e->r, 16)));
 }
 
+/* A selector of a far transfer or a segment load: of the host's user, of its kernel, or none. The
+ * guest's GDT has the same. */
+static u16 selector(struct emitter *e)
+{
+	static const u16 odd[] = {0,	1,    3,    0x10, 0x13, 0x18, 0x1b,  0x20,  0x28,
+				  0x30, 0x23, 0x2b, 0x33, 0x2c, 0x5b, 0x100, 0xfff3};
+
+	if (one_in(e->r, 4))
+		return odd[below(e->r, ARRAY_SIZE(odd))];
+	return one_in(e->r, 2) ? 0x23 : 0x33;
+}
+
+static void put_push(struct emitter *e, u32 value)
+{
+	put(e, 0x68);
+	put_le(e, value, 4);
+}
+
+/* A far return or IRET to what follows; the pushes are as wide as it pops. */
+static void gen_far_return(struct emitter *e, bool iret)
+{
+	unsigned int size = iret ? 28 : 12, at = e->len;
+
+	if (e->len + size > e->max)
+		return;
+	if (iret && !e->code32) {
+		put_push(e, one_in(e->r, 8) ? selector(e) : 0x2b);
+		put(e, 0x54); /* push rsp */
+	}
+	if (iret)
+		put(e, 0x9c);
+	put_push(e, selector(e));
+	put_push(e, 0);
+	if (!e->code32)
+		put(e, 0x48);
+	put(e, iret ? 0xcf : 0xcb);
+	at = e->len - (e->code32 ? 5 : 6);
+	for (int i = 0; i < 4; i++)
+		e->p[at + i] = (u8)((e->base + e->len) >> (8 * i));
+}
+
+/* JMP and CALL ptr16:32, of 32-bit code. */
+static void gen_far_direct(struct emitter *e)
+{
+	put(e, one_in(e->r, 2) ? 0x9a : 0xea);
+	put_le(e, e->base + e->len + 6, 4);
+	put_le(e, selector(e), 2);
+}
+
+/* LAR, LSL, VERR, VERW, and loads of DS, ES, FS, GS. */
+static void gen_selector_use(struct emitter *e)
+{
+	static const u8 sregs[] = {0, 3, 4, 5};
+	unsigned int kind = below(e->r, 4);
+
+	put(e, 0xb8); /* mov eax, selector */
+	put_le(e, kind == 3 && !one_in(e->r, 4) ? 0x2b : selector(e), 4);
+	if (kind == 3) {
+		put(e, 0x8e);
+		put(e, (u8)(0xc0 | sregs[below(e->r, 4)] << 3));
+		return;
+	}
+	if (one_in(e->r, 4))
+		put(e, 0x66);
+	put(e, 0x0f);
+	put(e, kind == 2 ? 0 : 2 + (u8)kind);
+	put(e, (u8)(0xc0 | (kind == 2 ? 4 + below(e->r, 2) : below(e->r, 8)) << 3));
+}
+
+static void gen_segments(struct emitter *e)
+{
+	e->crossed = true;
+	switch (below(e->r, 4)) {
+	case 0:
+		gen_far_return(e, false);
+		break;
+	case 1:
+		gen_far_return(e, true);
+		break;
+	case 2:
+		if (e->code32)
+			gen_far_direct(e);
+		break;
+	default:
+		gen_selector_use(e);
+		break;
+	}
+}
+
 static void gen_insn(struct emitter *e)
 {
 	static void (*const kinds[])(struct emitter *) = {
@@ -860,7 +951,9 @@ static void gen_insn(struct emitter *e)
 		gen_vex,  gen_row,  gen_row,  gen_row,	gen_row,  gen_row,  gen_x87,   gen_string,
 	};
 
-	if (one_in(e->r, 20))
+	if (one_in(e->r, 30))
+		gen_segments(e);
+	else if (one_in(e->r, 20))
 		(one_in(e->r, 2) ? gen_map0f38 : gen_map0f3a)(e);
 	else
 		kinds[below(e->r, ARRAY_SIZE(kinds))](e);
@@ -895,6 +988,7 @@ void gen_code(struct diff_case *c, u64 seed, struct gen_insns *insns)
 	struct emitter e = {.r = &r, .code32 = c->start.code32, .p = c->code + c->code_off};
 
 	e.max = CODE_SIZE - c->code_off;
+	e.base = CODE_BASE + c->code_off;
 	insns->n = 0;
 	while (insns->n < want) {
 		insns->off[insns->n] = e.len;

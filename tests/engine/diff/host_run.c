@@ -90,6 +90,7 @@ IN_HANDLER static void case_enter(ucontext_t *uc)
 	xsave_put(frame, s->xsave);
 	run.in_case = true;
 	__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(USER_DS));
+	__asm__ volatile("mov %0, %%fs\n\tmov %0, %%gs" : : "r"(0));
 	__asm__ volatile("wrgsbase %0" : : "r"((u64)DATA_BASE + GS_OFFSET));
 	__asm__ volatile("wrfsbase %0" : : "r"((u64)DATA_BASE + FS_OFFSET) : "memory");
 }

@@ -144,7 +144,7 @@ static int start_sregs(void)
 	s->tr = (struct kvm_segment){
 		.base = HIGH + TSS, .limit = 0x67, .selector = TSS_SEL, .type = 11, .present = 1};
 	s->gdt.base = HIGH + GDT;
-	s->gdt.limit = TSS_SEL + 15;
+	s->gdt.limit = 127; /* as the host's */
 	s->idt.base = HIGH + IDT;
 	s->idt.limit = 16 * 32 - 1;
 	soft.sregs[1] = *s;
