@@ -5,6 +5,7 @@
 
 #include "base/str.h"
 #include "bus/device.h"
+#include "hw/e1000.h"
 #include "hw/rtl8139.h"
 #include "machine/machine_int.h"
 #include "machine/user_devices.h"
@@ -47,12 +48,24 @@ static int add_rtl8139(struct machine *m, struct net *net, const struct net_card
 	return device_new(m->bus, &rtl8139_class, id, &config, err) ? 0 : -EIO;
 }
 
+static int add_e1000(struct machine *m, struct net *net, const struct net_card *card, const u8 *mac,
+		     struct err *err)
+{
+	struct e1000_config config = {.net = net};
+	char id[16];
+
+	memcpy(config.mac, mac, sizeof(config.mac));
+	snprintf(id, sizeof(id), "net%u", m->nets);
+	return device_new(m->bus, &e1000_class, id, &config, err) ? 0 : -EIO;
+}
+
 static const struct {
 	const char *model;
 	int (*add)(struct machine *m, struct net *net, const struct net_card *card, const u8 *mac,
 		   struct err *err);
 } models[] = {
 	{"virtio", add_virtio},
+	{"e1000", add_e1000},
 	{"rtl8139", add_rtl8139},
 	{"rtl8139-plain", add_rtl8139},
 };
