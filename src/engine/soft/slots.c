@@ -268,8 +268,9 @@ static int get_dirty_log(struct kvm *kvm, const struct kvm_dirty_log *log)
 	for (u64 i = 0; i < BITMAP_WORDS(slot->npages); i++) {
 		u64 *word = &slot->dirty_bitmap[i];
 
-		out[i] = clear && *word ? __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL)
-					: __atomic_load_n(word, __ATOMIC_ACQUIRE);
+		out[i] = __atomic_load_n(word, __ATOMIC_ACQUIRE);
+		if (clear && out[i])
+			out[i] = __atomic_exchange_n(word, 0, __ATOMIC_ACQ_REL);
 		any |= out[i];
 	}
 	if (clear && any)

@@ -3,8 +3,10 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "api_rig.h"
+#include "os/thread.h"
 
 #define PAGES 128
 
@@ -216,14 +218,83 @@ static void test_contents_follow(void **state)
 	munmap(b, PAGES * PAGE_SIZE);
 }
 
+struct runner {
+	struct api_rig *rig;
+	struct thread thread;
+	int rc;
+};
+
+static void *run_main(void *arg)
+{
+	struct runner *r = arg;
+
+	while (!__atomic_load_n(&r->rig->run->immediate_exit, __ATOMIC_ACQUIRE))
+		r->rc = r->rig->engine->ioctl(r->rig->vcpu, KVM_RUN, 0);
+	return NULL;
+}
+
+static void runner_stop(struct runner *r)
+{
+	__atomic_store_n(&r->rig->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	thread_kick(&r->thread);
+	thread_join(&r->thread);
+	r->rig->run->immediate_exit = 0;
+}
+
+/* Wait until the guest has written, which it does all the time (and not in C's memory model). */
+__attribute__((no_sanitize("thread"))) static void wait_for_change(const volatile u8 *p)
+{
+	u8 before = *p;
+
+	for (int i = 0; i < 10000; i++) {
+		if (*p != before)
+			return;
+		usleep(1000);
+	}
+	fail_msg("the guest stands still");
+}
+
+/*
+ * The guest counts in a page without a pause. A page that is written after its bit was taken must
+ * be reported by the next reading, and slots that come and go must not disturb it.
+ */
+static void test_log_while_running(void **state)
+{
+	struct api_rig *rig = *state;
+	u64 map[PAGES / 64] = {0};
+	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = map};
+	struct runner r = {.rig = rig};
+	u8 *p = pages_new(), *q = pages_new();
+
+	assert_int_equal(set(rig, 1, KVM_MEM_LOG_DIRTY_PAGES, 0x40000, PAGES * PAGE_SIZE, p), 0);
+	RIG_LOAD(rig, 0xb8, 0x00, 0x40, 0x8e, 0xc0, /* es = 0x4000 */
+		 0x26, 0xfe, 0x06, 0x00, 0x30,	    /* 1: inc byte [es:0x3000] */
+		 0xeb, 0xf9);			    /* jmp 1b */
+	assert_int_equal(thread_start(&r.thread, THREAD_VCPU, "vcpu", run_main, &r), 0);
+	for (int i = 0; i < 200; i++) {
+		wait_for_change(&p[0x3000]);
+		assert_int_equal(VM(KVM_GET_DIRTY_LOG, &log), 0);
+		assert_int_equal(map[0], 8);
+		assert_int_equal(map[1], 0);
+		assert_int_equal(set(rig, 2, 0, 1 * MiB, PAGE_SIZE * (1 + (u64)i % 4), q), 0);
+		assert_int_equal(set(rig, 2, 0, 0, 0, NULL), 0);
+	}
+	/* The slot itself goes: the guest's next write exits. */
+	assert_int_equal(set(rig, 1, 0, 0, 0, NULL), 0);
+	runner_stop(&r);
+	munmap(p, PAGES * PAGE_SIZE);
+	munmap(q, PAGES * PAGE_SIZE);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest memory[] = {
-		T(test_validation),	 T(test_life),		T(test_dirty_log),
-		T(test_manual_protect),	 T(test_initially_set), T(test_read_only),
-		T(test_contents_follow),
+		T(test_validation),	 T(test_life),
+		T(test_dirty_log),	 T(test_manual_protect),
+		T(test_initially_set),	 T(test_read_only),
+		T(test_contents_follow), T(test_log_while_running),
 	};
 
 	return RIG_MAIN(memory);
