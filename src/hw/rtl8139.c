@@ -272,6 +272,11 @@ static void put_byte(struct rtl8139 *r, u32 at, u8 value)
 		put32(&r->rbstart, at, value);
 		break;
 	case R_CR:
+		/* The receiver starts with an empty buffer; drivers restart it after an error. */
+		if (value & ~r->cr & CR_RE) {
+			r->cbr = 0;
+			r->capr = (u16)-16;
+		}
 		r->cr = value & (CR_TE | CR_RE | CR_RST);
 		break;
 	case R_CAPR ... R_CAPR + 1:
@@ -484,6 +489,23 @@ static void add_windows(struct rtl8139 *r, int bar, struct rtl_window *windows)
 
 /* ---- the link: net_loop()'s thread, without the lock ---- */
 
+/*
+ * There was no room for a frame. Say so each time: a wire would go on sending, and drivers count on
+ * hearing of it (8139too looks at the status, not at the ring, before it reads on).
+ */
+static void refuse(struct rtl8139 *r)
+{
+	r->rx_stalled = true;
+	if (!(r->cpcr & CP_RX)) {
+		rtl_raise(r, I_ROK); /* what fills the buffer waits to be read; nothing is lost */
+		return;
+	}
+	rtl_raise(r, I_RX_OVERFLOW);
+	/* Descriptors are handed over in memory, where nobody tells us. */
+	if (!r->kick.armed)
+		bus_timer_arm(&r->kick, clock_now_ns() + RETRY_NS);
+}
+
 static u32 receive(void *ctx, unsigned int pair, const struct net_frame *frames, u32 n)
 {
 	struct rtl8139 *r = ctx;
@@ -492,15 +514,8 @@ static u32 receive(void *ctx, unsigned int pair, const struct net_frame *frames,
 	bus_lock(r->pci.dev.bus);
 	while (taken < n && rtl_rx_frame(r, &frames[taken]))
 		taken++;
-	if (taken < n) {
-		r->rx_stalled = true;
-		/* Descriptors are handed over in memory, where nobody tells us. */
-		if (r->cpcr & CP_RX) {
-			rtl_raise(r, I_RX_OVERFLOW);
-			if (!r->kick.armed)
-				bus_timer_arm(&r->kick, clock_now_ns() + RETRY_NS);
-		}
-	}
+	if (taken < n)
+		refuse(r);
 	bus_unlock(r->pci.dev.bus);
 	return taken;
 }

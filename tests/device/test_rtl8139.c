@@ -288,19 +288,33 @@ static void old_receive_waits_for_room(void **state)
 		nic_make_frame(frame, nic_mac, 0x88b5, 1000, sent);
 		assert_true(nic_link_send(&lnk, h, frame, 1000));
 	}
-	/* 8 of them fit; the others wait, none is lost. */
+	/* 8 of them fit; the others wait, none is lost. Who only asks for the status hears of it.
+	 */
+	for (int i = 0; i < 3; i++) {
+		wr(0x3e, 2, 0xffff);
+		assert_int_equal(rd(0x3e, 2), 0x01);
+	}
 	for (; read < sent; read++) {
 		nic_make_frame(frame, nic_mac, 0x88b5, 1000, read);
 		assert_int_equal(old_read(got, &cur, 8192), 1000);
 		assert_memory_equal(got, frame, 1000);
 	}
 	assert_true(rd(0x37, 1) & 1);
+	wr(0x3e, 2, 0xffff);
+	assert_int_equal(rd(0x3e, 2), 0);
 	/* With the receiver off they are thrown away instead. */
 	wr(0x37, 1, 0x04);
 	assert_true(nic_link_send(&lnk, h, frame, 1000));
 	wr(0x37, 1, 0x0c);
 	harness_settle(h);
 	assert_true(rd(0x37, 1) & 1);
+	/* Started again it begins at the front, whatever had not been read. */
+	assert_true(nic_link_send(&lnk, h, frame, 1000));
+	assert_false(rd(0x37, 1) & 1);
+	wr(0x37, 1, 0x04);
+	wr(0x37, 1, 0x0c);
+	assert_true(rd(0x37, 1) & 1);
+	assert_int_equal(rd(0x38, 4), 0x0000fff0);
 	teardown();
 }
 
