@@ -44,7 +44,7 @@ EXTEND_OPERATION(movsxd, 32, s32)
 	REG_OP(lea_##BITS, {                                                                       \
 		u64 ea = REG64(u->base) + (u64)(s64)u->disp;                                       \
                                                                                                    \
-		if (u->amode == AM_FULL)                                                           \
+		if (u->amode == AM_FULL && !(u->scale & UOP_FLAT))                                 \
 			ea = uop_ea_full(vcpu, u);                                                 \
 		else                                                                               \
 			ea += REG64(u->index) << (u->scale & 63);                                  \
