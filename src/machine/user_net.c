@@ -34,7 +34,8 @@ static int add_virtio(struct machine *m, struct net *net, const struct net_card 
 	};
 
 	memcpy(options.mac, mac, sizeof(options.mac));
-	return board_add_virtio(m, &virtio_net, "net", &options, false, err) ? 0 : -EIO;
+	return board_add_virtio(m, &virtio_net, "net", &options, card->transitional, err) ? 0
+											  : -EIO;
 }
 
 static int add_rtl8139(struct machine *m, struct net *net, const struct net_card *card,

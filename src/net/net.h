@@ -111,9 +111,10 @@ struct net_card {
 	char *model; /* "virtio", "rtl8139", "e1000"; NULL: the board's choice */
 	u8 mac[6];
 	bool has_mac;
-	u64 mtu;    /* told to the guest; 0: not */
-	u64 pairs;  /* queue pairs wanted; 1 */
-	char *dump; /* file for a capture of this link, or NULL */
+	u64 mtu;	   /* told to the guest; 0: not */
+	u64 pairs;	   /* queue pairs wanted; 1 */
+	bool transitional; /* virtio: the registers from before 1.0, too */
+	char *dump;	   /* file for a capture of this link, or NULL */
 };
 
 extern const struct opt net_card_table[];

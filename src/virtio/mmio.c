@@ -241,12 +241,16 @@ static void set_doorbells(struct virtio_mmio *vm, bool on)
 
 /* ---- life ---- */
 
+static const struct device_class unmigratable_class;
+
 static int init(struct device *device, const void *config, struct err *err)
 {
 	const struct virtio_mmio_config *c = config;
 	struct virtio_mmio *vm = of_device(device);
 	int rc;
 
+	if (c->class->state == STATE_UNMIGRATABLE)
+		device->class = &unmigratable_class;
 	irq_line_init(&vm->line, device->bus, c->gsi);
 	rc = virtio_device_new(&vm->dev, c->class, device->bus, device->id, c->config, &transport,
 			       vm, err);
@@ -341,16 +345,14 @@ static const struct state_desc state = {
 	.loaded = loaded,
 };
 
-const struct device_class virtio_mmio_class = {
-	.name = "virtio-mmio",
-	.summary = "paravirtual device with registers in memory",
-	.size = sizeof(struct virtio_mmio),
-	.init = init,
-	.reset = reset,
-	.pause = pause,
-	.drained = drained,
-	.resume = resume,
-	.free = free_device,
-	.stats = stats,
-	.state = &state,
-};
+/* Two classes: a device that cannot be saved makes its transport one that cannot. */
+#define CLASS(description)                                                                         \
+	{                                                                                          \
+		.name = "virtio-mmio", .summary = "paravirtual device with registers in memory",   \
+		.size = sizeof(struct virtio_mmio), .init = init, .reset = reset, .pause = pause,  \
+		.drained = drained, .resume = resume, .free = free_device, .stats = stats,         \
+		.state = (description),                                                            \
+	}
+
+const struct device_class virtio_mmio_class = CLASS(&state);
+static const struct device_class unmigratable_class = CLASS(STATE_UNMIGRATABLE);

@@ -566,6 +566,8 @@ static u16 transitional_id(u16 type)
 	}
 }
 
+static const struct device_class unmigratable_class;
+
 static int init(struct device *device, const void *config, struct err *err)
 {
 	const struct virtio_pci_config *c = config;
@@ -585,6 +587,8 @@ static int init(struct device *device, const void *config, struct err *err)
 
 	if (rc)
 		return rc;
+	if (c->class->state == STATE_UNMIGRATABLE)
+		device->class = &unmigratable_class;
 	vp->transitional = old_id;
 	rc = virtio_device_new(&vp->dev, c->class, device->bus, device->id, c->config, &transport,
 			       vp, err);
@@ -690,16 +694,14 @@ static const struct state_desc state = {
 	.loaded = loaded,
 };
 
-const struct device_class virtio_pci_class = {
-	.name = "virtio-pci",
-	.summary = "paravirtual device on the PCI bus",
-	.size = sizeof(struct virtio_pci),
-	.init = init,
-	.reset = reset,
-	.pause = pause,
-	.drained = drained,
-	.resume = resume,
-	.free = free_device,
-	.stats = stats,
-	.state = &state,
-};
+/* Two classes: a device that cannot be saved makes its transport one that cannot. */
+#define CLASS(description)                                                                         \
+	{                                                                                          \
+		.name = "virtio-pci", .summary = "paravirtual device on the PCI bus",              \
+		.size = sizeof(struct virtio_pci), .init = init, .reset = reset, .pause = pause,   \
+		.drained = drained, .resume = resume, .free = free_device, .stats = stats,         \
+		.state = (description),                                                            \
+	}
+
+const struct device_class virtio_pci_class = CLASS(&state);
+static const struct device_class unmigratable_class = CLASS(STATE_UNMIGRATABLE);

@@ -504,6 +504,21 @@ static void fids_are_bounded(void **state)
 	close_share();
 }
 
+/* Its files are the host's: a saved VM could not find them again, and saving says so. */
+static void saving_is_refused(void **state)
+{
+	for (size_t m = 0; m < driver_mode_count; m += 5) {
+		struct str out = {0};
+
+		open_share(&driver_modes[m], false);
+		bus_lock(d.h->bus);
+		assert_int_equal(state_save(d.device->class->state, d.device, &out), -ENOTSUP);
+		bus_unlock(d.h->bus);
+		str_free(&out);
+		close_share();
+	}
+}
+
 /* Requests of every type cut short at every length, and of noise. */
 static void broken_requests_are_refused(void **state)
 {
@@ -550,6 +565,7 @@ int main(void)
 		cmocka_unit_test(names_are_changed),
 		cmocka_unit_test(directories_are_listed),
 		cmocka_unit_test(fids_are_bounded),
+		cmocka_unit_test(saving_is_refused),
 		cmocka_unit_test(broken_requests_are_refused),
 	};
 
