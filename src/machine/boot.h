@@ -44,7 +44,8 @@ struct boot_module {
 
 struct boot_options {
 	const char *cmdline; /* NULL: empty */
-	/* Linux: the initrd; several are joined, each aligned to 4 bytes. Others: modules. */
+	/* Linux, by whatever entry: the initrd; several are joined, each aligned to 4 bytes.
+	 * Others: modules. */
 	const struct boot_module *modules;
 	size_t module_count;
 	gpa_t acpi_rsdp; /* tells kernels where the RSDP is; 0: let them scan */

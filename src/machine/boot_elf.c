@@ -67,19 +67,20 @@ static int fill_texts(struct guest_mem *mem, const struct boot_options *options,
 	return rc;
 }
 
-static int fill_modules(struct guest_mem *mem, const struct layout *layout,
+/* Linux takes one module, its initrd: several are joined, as its own loader protocol has it. */
+static int fill_modules(struct guest_mem *mem, const struct layout *layout, const struct elf *elf,
 			const struct boot_options *options, gpa_t floor, struct start_area *area,
 			struct err *err)
 {
+	u64 align = elf->is_linux ? 4 : PAGE_SIZE, size;
 	gpa_t where[MODULES_MAX], at;
-	u64 size;
 	int rc;
 
 	if (!options->module_count)
 		return 0;
 	if (options->module_count > MODULES_MAX)
 		return err_set(err, E2BIG, "--initrd: more than %d modules", MODULES_MAX);
-	rc = load_modules_size(options, PAGE_SIZE, &size, err);
+	rc = load_modules_size(options, align, &size, err);
 	if (rc)
 		return rc;
 	at = load_place_high(size, align_up(floor, PAGE_SIZE), layout->low_end);
@@ -89,13 +90,17 @@ static int fill_modules(struct guest_mem *mem, const struct layout *layout,
 			       "and 0x%llx; give the guest more with --memory",
 			       (unsigned long long)div_round_up(size, MiB),
 			       (unsigned long long)floor, (unsigned long long)layout->low_end);
-	rc = load_modules(mem, options, PAGE_SIZE, at, where, err);
+	rc = load_modules(mem, options, align, at, where, err);
 	for (size_t i = 0; i < options->module_count && !rc; i++) {
 		area->module[i].addr = where[i];
 		area->module[i].size = options->modules[i].image->size;
 	}
 	area->info.modules = LOAD_START_INFO + offsetof(struct start_area, module);
 	area->info.module_count = (u32)options->module_count;
+	if (elf->is_linux) {
+		area->module[0].size = size;
+		area->info.module_count = 1;
+	}
 	return rc;
 }
 
@@ -109,7 +114,7 @@ static int enter_pvh(struct guest_mem *mem, const struct layout *layout, const s
 	int rc;
 
 	fill_memmap(layout, &area);
-	rc = fill_modules(mem, layout, options, end, &area, err);
+	rc = fill_modules(mem, layout, elf, options, end, &area, err);
 	if (!rc)
 		rc = fill_texts(mem, options, &area, err);
 	if (!rc)

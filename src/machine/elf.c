@@ -14,6 +14,7 @@
 #include "base/endian.h"
 #include "machine/load_int.h"
 
+#define XEN_NOTE_GUEST_OS     6
 #define XEN_NOTE_PHYS32_ENTRY 18
 
 static int bad(const struct image *image, struct err *err, const char *what)
@@ -135,6 +136,19 @@ static int read_segments(const struct image *image, const Elf64_Ehdr *e, struct 
 	return 0;
 }
 
+static void xen_note(struct elf *elf, u32 type, const u8 *value, u64 len)
+{
+	u64 entry;
+
+	if (type == XEN_NOTE_GUEST_OS && len >= 5 && !memcmp(value, "linux", 5))
+		elf->is_linux = true;
+	if (type != XEN_NOTE_PHYS32_ENTRY || (len != 4 && len != 8))
+		return;
+	entry = load_le(value, (unsigned int)len);
+	elf->has_pvh = entry <= UINT32_MAX;
+	elf->pvh_entry = (u32)entry;
+}
+
 /* Notes are a chain of headers (name size, value size, type), name and value padded to 4. */
 static void scan_notes(struct elf *elf, const u8 *p, u64 len)
 {
@@ -144,14 +158,8 @@ static void scan_notes(struct elf *elf, const u8 *p, u64 len)
 
 		if (!range_fits(12 + name, descsz, len))
 			return;
-		if (load_le32(p + 8) == XEN_NOTE_PHYS32_ENTRY && namesz == 4 &&
-		    !memcmp(p + 12, "Xen", 4) && (descsz == 4 || descsz == 8)) {
-			u64 value = load_le(p + 12 + name, (unsigned int)descsz);
-
-			elf->has_pvh = value <= UINT32_MAX;
-			elf->pvh_entry = (u32)value;
-			return;
-		}
+		if (namesz == 4 && !memcmp(p + 12, "Xen", 4))
+			xen_note(elf, load_le32(p + 8), p + 12 + name, descsz);
 		if (12 + name + desc > len)
 			return;
 		p += 12 + name + desc;

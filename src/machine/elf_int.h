@@ -20,6 +20,7 @@ struct elf {
 	u64 entry;
 	size_t count;
 	struct elf_segment segment[ELF_MAX_PHDRS];
+	bool is_linux; /* its Xen notes say so */
 	bool has_pvh;
 	u32 pvh_entry;
 };

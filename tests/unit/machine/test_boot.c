@@ -362,6 +362,32 @@ static void pvh(void **state)
 	rig_close(&r);
 }
 
+/* A note says that it is Linux, which takes one module: they are joined. */
+static void pvh_linux(void **state)
+{
+	static struct test_image t;
+	static u8 initrd[5001];
+	struct image module = module_of("initrd.img", initrd, sizeof(initrd));
+	struct boot_module modules[] = {{&module, NULL}, {&module, NULL}};
+	struct rig r;
+	gpa_t list;
+
+	rig_open(&r, 64 * MiB);
+	make_elf64(&t, true);
+	store_le32(t.data + 0x208, 6);
+	memcpy(t.data + 0x20c, "Xen\0linux", 9);
+	memset(initrd, 0xab, sizeof(initrd));
+	r.options.modules = modules;
+	r.options.module_count = 2;
+	assert_int_equal(rig_load(&r, &t, IMAGE_AUTO), 0);
+	assert_int_equal(r.image.kind, IMAGE_PVH);
+	assert_int_equal(guest_le(&r, r.entry.regs.rbx + 12, 4), 1);
+	list = guest_le(&r, r.entry.regs.rbx + 16, 8);
+	assert_int_equal(guest_le(&r, list + 8, 8), 5004 + 5001);
+	assert_int_equal(guest_le(&r, guest_le(&r, list, 8) + 5000, 8), 0xabababab000000ab);
+	rig_close(&r);
+}
+
 static void vmlinux(void **state)
 {
 	static struct test_image t;
@@ -743,13 +769,21 @@ static void every_field(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(layout),	   cmocka_unit_test(layout_ram),
-		cmocka_unit_test(bzimage),	   cmocka_unit_test(bzimage_places),
-		cmocka_unit_test(bzimage_hostile), cmocka_unit_test(pvh),
-		cmocka_unit_test(vmlinux),	   cmocka_unit_test(elf_hostile),
-		cmocka_unit_test(notes_hostile),   cmocka_unit_test(multiboot),
-		cmocka_unit_test(kludge),	   cmocka_unit_test(flat),
-		cmocka_unit_test(flat_conflicts),  cmocka_unit_test(firmware),
+		cmocka_unit_test(layout),
+		cmocka_unit_test(layout_ram),
+		cmocka_unit_test(bzimage),
+		cmocka_unit_test(bzimage_places),
+		cmocka_unit_test(bzimage_hostile),
+		cmocka_unit_test(pvh),
+		cmocka_unit_test(pvh_linux),
+		cmocka_unit_test(vmlinux),
+		cmocka_unit_test(elf_hostile),
+		cmocka_unit_test(notes_hostile),
+		cmocka_unit_test(multiboot),
+		cmocka_unit_test(kludge),
+		cmocka_unit_test(flat),
+		cmocka_unit_test(flat_conflicts),
+		cmocka_unit_test(firmware),
 		cmocka_unit_test(every_field),
 	};
 
