@@ -104,6 +104,12 @@ static bool open_memory(struct rig *r)
 	return set_slot(r, 0, 0, RIG_RAM, r->ram, 0);
 }
 
+/* What Intel's processors need for real mode; others take or refuse it. */
+static void give_tss(struct rig *r)
+{
+	rig_vm_ioctl(r, KVM_SET_TSS_ADDR, (void *)(uintptr_t)LAYOUT_TSS);
+}
+
 /* Before the interrupt controllers, which make slot changes slow on some hosts; after the slots. */
 static bool open_irqchip(struct rig *r, u32 flags)
 {
@@ -243,6 +249,7 @@ bool rig_open(struct rig *r, const struct engine_class *engine, const struct eng
 	EXPECT(r, size >= (int)sizeof(struct kvm_run));
 	r->run_size = (size_t)size;
 	TRY(open_memory(r));
+	give_tss(r);
 	TRY(open_irqchip(r, c->flags));
 	TRY(open_vcpu(r, 0));
 	r->run = r->cpu[0].run;
