@@ -173,8 +173,7 @@ bool page_silent_write(struct kvm_vcpu *vcpu, const struct page *p)
 
 	if (!s || (s->flags & KVM_MEM_READONLY) || blocks_page_has_code(vcpu->kvm, p->gpa))
 		return false;
-	return !s->dirty_bitmap ||
-	       bitmap_test(s->dirty_bitmap, (p->gpa >> PAGE_SHIFT) - s->base_gfn);
+	return !s->dirty_bitmap || page_is_marked(s, p->gpa >> PAGE_SHIFT);
 }
 
 bool mmu_watched(const struct mmu *m, u64 linear)

@@ -54,6 +54,13 @@ struct kvm_memory_slot *gfn_to_memslot(struct kvm *kvm, u64 gfn);
 /* Mark a page dirty where its slot is logged. Any thread. The cpu calls it on the first write
  * through a TLB entry (entries of clean logged pages must take the slow path). */
 void mark_page_dirty_in_slot(struct kvm_memory_slot *slot, u64 gfn);
+/* Is it marked already, in a slot that is logged? Any thread. */
+static inline bool page_is_marked(const struct kvm_memory_slot *slot, u64 gfn)
+{
+	u64 n = gfn - slot->base_gfn;
+
+	return __atomic_load_n(&slot->dirty_bitmap[n / 64], __ATOMIC_RELAXED) >> n % 64 & 1;
+}
 
 /* ------------------------------------------------------------------------------------------ */
 /* Architectural state of a vCPU                                                              */
