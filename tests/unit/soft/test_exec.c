@@ -354,6 +354,48 @@ static void test_arena(void **state)
 }
 
 /*
+ * The chain does not grow the stack: a loop over many kinds of operation, on a small one.
+ *
+ * 1: add rbx, rax; add rax, [rdi]; add [rdi+8], rbx; adc rdx, 3; cmp [rdi], rax; setb sil;
+ * movzx esi, sil; cmovb r8, rbx; push rax; pop r9; call 2f; lock inc dword [rdi+16]; bt eax, 3;
+ * imul r8, rbx; shl r8, 3; rol r9, cl; xchg [rdi+24], rax; bswap r10; movzx r11d, word [rdi+4];
+ * test rax, rax; je 3f; 3: lea r12, [2f]; call r12; sub ecx, 1; jnz 1b; hlt; 2: ret
+ */
+static const u8 mixed[] = {0xb9, 0xe0, 0x93, 0x04, 0x00, 0x48, 0x01, 0xc3, 0x48, 0x03, 0x07, 0x48,
+			   0x01, 0x5f, 0x08, 0x48, 0x83, 0xd2, 0x03, 0x48, 0x39, 0x07, 0x40, 0x0f,
+			   0x92, 0xc6, 0x40, 0x0f, 0xb6, 0xf6, 0x4c, 0x0f, 0x42, 0xc3, 0x50, 0x41,
+			   0x59, 0xe8, 0x34, 0x00, 0x00, 0x00, 0xf0, 0xff, 0x47, 0x10, 0x0f, 0xba,
+			   0xe0, 0x03, 0x4c, 0x0f, 0xaf, 0xc3, 0x49, 0xc1, 0xe0, 0x03, 0x49, 0xd3,
+			   0xc1, 0x48, 0x87, 0x47, 0x18, 0x49, 0x0f, 0xca, 0x44, 0x0f, 0xb7, 0x5f,
+			   0x04, 0x48, 0x85, 0xc0, 0x74, 0x00, 0x4c, 0x8d, 0x25, 0x09, 0x00, 0x00,
+			   0x00, 0x41, 0xff, 0xd4, 0x83, 0xe9, 0x01, 0x75, 0xa8, 0xf4, 0xc3};
+
+static void *run_mixed(void *arg)
+{
+	struct rig *rig = arg;
+
+	return (void *)(long)rig_run_code(rig, mixed, sizeof(mixed));
+}
+
+static void test_stack_depth(void **state)
+{
+	struct rig *rig = *state;
+	pthread_attr_t attr;
+	pthread_t thread;
+	void *result;
+
+	rig_mode(rig, 64);
+	GPR(RDI) = RIG_DATA;
+	pthread_attr_init(&attr);
+	assert_int_equal(pthread_attr_setstacksize(&attr, 256 * KiB), 0);
+	assert_int_equal(pthread_create(&thread, &attr, run_mixed, rig), 0);
+	pthread_join(thread, &result);
+	pthread_attr_destroy(&attr);
+	assert_int_equal((long)result, KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.instructions, 1 + 300000 * 27 + 1);
+}
+
+/*
  * Cross-modifying code: one vCPU changes an immediate of code that the other one calls, then tells
  * it so, and waits for the answer; the other must never see the old one.
  */
@@ -420,6 +462,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_user_step, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_exits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_string_io, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stack_depth, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cross_modifying, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_arena, setup, teardown),
 	};
