@@ -1,0 +1,316 @@
+/*
+ * Tap devices: the guest as a host on the host's own network. Frames carry a virtio_net_hdr, so
+ * what the guest's driver leaves unfinished the host's kernel finishes, and the other way round.
+ *
+ * Invariants:
+ * 1. Receiving is the main loop's: frame[next, count) of a queue are read and not taken; while
+ *    there are any the descriptor is not watched for input.
+ * 2. Sending may come from any thread, one at a time a queue; when the kernel is full the loop is
+ *    asked to watch for room.
+ */
+#include <errno.h>
+#include <linux/if_tun.h>
+#include <linux/virtio_net.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/endian.h"
+#include "net/net_int.h"
+#include "net/tap_int.h"
+
+#define BATCH	 16
+#define VNET_HDR 10
+#define BUFFER	 (VNET_HDR + NET_MAX_FRAME)
+#define MAX_IOV	 512
+
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+
+struct tap_queue {
+	struct tap *tap;
+	unsigned int pair;
+	struct loop_watch watch;
+	bool wants_input, wants_room; /* the loop's thread */
+	struct loop_work resume, room;
+	u8 *memory;
+	struct net_frame frame[BATCH];
+	struct iovec iov[BATCH];
+	u32 next, count;
+};
+
+struct tap {
+	struct net net;
+	struct tap_queue queue[NET_MAX_PAIRS];
+	unsigned int open;
+	char name[IFNAMSIZ];
+};
+
+static struct tap *tap_of(struct net *net)
+{
+	return container_of(net, struct tap, net);
+}
+
+static void watch_queue(struct tap_queue *q)
+{
+	u32 events = (q->wants_input ? EPOLLIN : 0) | (q->wants_room ? EPOLLOUT : 0);
+
+	if (!events)
+		loop_watch_del(&q->watch);
+	else if (!q->watch.added)
+		loop_watch_add(q->tap->net.loop, &q->watch, events);
+	else
+		loop_watch_modify(&q->watch, events);
+}
+
+/* ---- from the host ---- */
+
+static void parse_header(const u8 *h, struct net_offload *o)
+{
+	*o = (struct net_offload){
+		.flags = h[0],
+		.gso_type = h[1],
+		.hdr_len = load_le16(h + 2),
+		.gso_size = load_le16(h + 4),
+		.csum_start = load_le16(h + 6),
+		.csum_offset = load_le16(h + 8),
+	};
+}
+
+static bool read_frame(struct tap_queue *q)
+{
+	u8 *buf = q->memory + (size_t)q->count * BUFFER;
+	ssize_t n = read(q->watch.fd, buf, BUFFER);
+	struct net_frame *f = &q->frame[q->count];
+
+	if (n < VNET_HDR + NET_MIN_FRAME)
+		return n > 0; /* a runt: look for the next one */
+	parse_header(buf, &f->offload);
+	q->iov[q->count] = (struct iovec){buf + VNET_HDR, (size_t)n - VNET_HDR};
+	f->iov = &q->iov[q->count];
+	f->niov = 1;
+	f->len = (u32)n - VNET_HDR;
+	q->count++;
+	return true;
+}
+
+/* Hand over what was read; true when all of it was taken. */
+static bool deliver(struct tap_queue *q)
+{
+	if (q->next < q->count)
+		q->next +=
+			net_deliver(&q->tap->net, q->pair, q->frame + q->next, q->count - q->next);
+	if (q->next < q->count)
+		return false;
+	q->next = q->count = 0;
+	return true;
+}
+
+static void receive(struct tap_queue *q)
+{
+	for (int tries = 0; q->count < BATCH && tries < BATCH; tries++)
+		if (!read_frame(q))
+			break;
+	q->wants_input = deliver(q);
+}
+
+static void on_ready(struct loop_watch *watch, u32 events)
+{
+	struct tap_queue *q = container_of(watch, struct tap_queue, watch);
+
+	if (events & (EPOLLIN | EPOLLERR | EPOLLHUP) && q->wants_input)
+		receive(q);
+	if (events & EPOLLOUT && q->wants_room) {
+		q->wants_room = false;
+		net_deliver_sendable(&q->tap->net, q->pair);
+	}
+	watch_queue(q);
+}
+
+static void resume_work(struct loop_work *work)
+{
+	struct tap_queue *q = container_of(work, struct tap_queue, resume);
+
+	q->wants_input = deliver(q);
+	watch_queue(q);
+}
+
+static void tap_resume(struct net *net, unsigned int pair)
+{
+	loop_post(net->loop, &tap_of(net)->queue[pair].resume);
+}
+
+/* ---- to the host ---- */
+
+static void room_work(struct loop_work *work)
+{
+	struct tap_queue *q = container_of(work, struct tap_queue, room);
+
+	q->wants_room = true;
+	watch_queue(q);
+}
+
+/* 0, or -EAGAIN when the kernel has no room; any other trouble costs the frame. */
+static int write_frame(struct tap_queue *q, const struct net_frame *f)
+{
+	struct iovec iov[MAX_IOV + 1];
+	u8 header[VNET_HDR];
+
+	if (f->niov > MAX_IOV)
+		return 0;
+	header[0] = f->offload.flags;
+	header[1] = f->offload.gso_type;
+	store_le16(header + 2, f->offload.hdr_len);
+	store_le16(header + 4, f->offload.gso_size);
+	store_le16(header + 6, f->offload.csum_start);
+	store_le16(header + 8, f->offload.csum_offset);
+	iov[0] = (struct iovec){header, VNET_HDR};
+	memcpy(iov + 1, f->iov, f->niov * sizeof(iov[0]));
+	return writev(q->watch.fd, iov, (int)f->niov + 1) < 0 && errno == EAGAIN ? -EAGAIN : 0;
+}
+
+static u32 tap_send(struct net *net, unsigned int pair, const struct net_frame *frames, u32 n)
+{
+	struct tap_queue *q = &tap_of(net)->queue[pair];
+
+	for (u32 i = 0; i < n; i++) {
+		if (!write_frame(q, &frames[i]))
+			continue;
+		loop_post(net->loop, &q->room);
+		return i;
+	}
+	return n;
+}
+
+/* ---- offloads ---- */
+
+static int set_kernel_offloads(struct tap *t, u32 mask)
+{
+	unsigned int flags = 0;
+
+	if (mask & NET_CSUM)
+		flags |= TUN_F_CSUM;
+	if (mask & NET_TSO4)
+		flags |= TUN_F_TSO4;
+	if (mask & NET_TSO6)
+		flags |= TUN_F_TSO6;
+	if (mask & NET_ECN)
+		flags |= TUN_F_TSO_ECN;
+	if (mask & NET_USO)
+		flags |= TUN_F_USO4 | TUN_F_USO6;
+	return ioctl(t->queue[0].watch.fd, TUNSETOFFLOAD, flags) ? -errno : 0;
+}
+
+static void tap_set_offloads(struct net *net, u32 mask)
+{
+	/* What the kernel refuses it does itself: frames arrive finished. */
+	if (set_kernel_offloads(tap_of(net), mask))
+		set_kernel_offloads(tap_of(net), 0);
+}
+
+/* ---- life ---- */
+
+static int init_queue(struct tap *t, unsigned int pair, int fd)
+{
+	struct tap_queue *q = &t->queue[pair];
+
+	q->tap = t;
+	q->pair = pair;
+	q->watch = (struct loop_watch){.fd = fd, .fn = on_ready};
+	q->resume.fn = resume_work;
+	q->room.fn = room_work;
+	q->memory = malloc((size_t)BATCH * BUFFER);
+	return q->memory ? 0 : -ENOMEM;
+}
+
+static int tap_init(struct net *net, const void *config, struct err *err)
+{
+	const struct tap_config *c = config;
+	struct tap *t = tap_of(net);
+	unsigned int pairs = c->pairs ? (unsigned int)c->pairs : 1;
+	int fds[NET_MAX_PAIRS], rc = tap_open(c, fds, &pairs, t->name, err);
+
+	if (rc)
+		return rc;
+	t->open = pairs;
+	for (unsigned int i = 0; i < pairs; i++)
+		rc = init_queue(t, i, fds[i]) ? -ENOMEM : rc;
+	if (rc)
+		return err_set(err, ENOMEM, "out of memory");
+	net->pairs = pairs;
+	net->caps = NET_CSUM | NET_TSO4 | NET_TSO6 | NET_ECN;
+	if (!set_kernel_offloads(t, net->caps | NET_USO))
+		net->caps |= NET_USO;
+	set_kernel_offloads(t, 0);
+	return 0;
+}
+
+static void tap_attached(struct net *net, bool client)
+{
+	struct tap *t = tap_of(net);
+
+	for (unsigned int i = 0; i < t->open; i++) {
+		t->queue[i].wants_input = client;
+		watch_queue(&t->queue[i]);
+	}
+}
+
+static void tap_stop(struct net *net)
+{
+	struct tap *t = tap_of(net);
+
+	for (unsigned int i = 0; i < t->open; i++) {
+		loop_watch_del(&t->queue[i].watch);
+		loop_cancel(net->loop, &t->queue[i].resume);
+		loop_cancel(net->loop, &t->queue[i].room);
+	}
+}
+
+static void tap_free(struct net *net)
+{
+	struct tap *t = tap_of(net);
+
+	for (unsigned int i = 0; i < t->open; i++) {
+		close(t->queue[i].watch.fd);
+		free(t->queue[i].memory);
+	}
+}
+
+#define FIELD(f) offsetof(struct tap_config, f)
+
+static const struct opt tap_options[] = {
+	{"ifname", OPT_STRING, FIELD(ifname), "NAME", "the device; made when it is not there"},
+	{"fd", OPT_STRING, FIELD(fd), "N", "a descriptor of a tap device, opened before"},
+	{"queues", OPT_U64, FIELD(pairs), "N", "queue pairs (1)", .min = 1, .max = NET_MAX_PAIRS},
+	OPT_END,
+};
+
+static const struct opt bridge_options[] = {
+	{"br", OPT_STRING, FIELD(bridge), "NAME", "the bridge (br0)", .dflt = "br0"},
+	{"helper", OPT_STRING, FIELD(helper), "PATH", "the bridge helper, when not root",
+	 .dflt = "/usr/lib/qemu/qemu-bridge-helper"},
+	OPT_END,
+};
+
+#define TAP_CLASS                                                                                  \
+	.size = sizeof(struct tap), .config_size = sizeof(struct tap_config), .init = tap_init,    \
+	.send = tap_send, .resume = tap_resume, .set_offloads = tap_set_offloads,                  \
+	.attached = tap_attached, .stop = tap_stop, .free = tap_free
+
+const struct net_class net_tap = {
+	.name = "tap",
+	.summary = "a tap device of the host",
+	.options = tap_options,
+	TAP_CLASS,
+};
+
+const struct net_class net_bridge = {
+	.name = "bridge",
+	.summary = "a bridge of the host, through a tap device of our own",
+	.options = bridge_options,
+	TAP_CLASS,
+};
