@@ -289,6 +289,22 @@ static int loop(struct kvm_vcpu *vcpu)
 	return rc;
 }
 
+/* The instruction that an exit interrupted goes on before requests are looked at; but what slots
+ * and memory became meanwhile, it must see. */
+static void flush_before_entry(struct kvm_vcpu *vcpu)
+{
+	const u64 tlb = 1ULL << KVM_REQ_TLB_FLUSH, code = 1ULL << KVM_REQ_CODE_FLUSH;
+	u64 taken;
+
+	if (likely(!__atomic_load_n(&vcpu->requests, __ATOMIC_ACQUIRE)))
+		return;
+	taken = __atomic_fetch_and(&vcpu->requests, ~(tlb | code), __ATOMIC_ACQ_REL);
+	if (taken & tlb)
+		interpreter_ops.state_changed(vcpu);
+	if (taken & code)
+		blocks_flush_requested(vcpu);
+}
+
 static int run(struct kvm_vcpu *vcpu)
 {
 	int rc;
@@ -296,6 +312,7 @@ static int run(struct kvm_vcpu *vcpu)
 	vcpu->aflags = rflags_to_aflags(vcpu->ctl.rflags);
 	vcpu->uop = &uop_between;
 	vcpu->events = true;
+	flush_before_entry(vcpu);
 	vcpu_cpu(vcpu)->unwind = io_complete(vcpu) ? UNWIND_STEP : UNWIND_NONE;
 	native_enter(vcpu);
 	rc = loop(vcpu);

@@ -286,15 +286,45 @@ static void test_log_while_running(void **state)
 	munmap(q, PAGES * PAGE_SIZE);
 }
 
+/* A slot goes away during an exit of an instruction that reads from it. */
+static void test_slot_gone_in_exit(void **state)
+{
+	struct api_rig *rig = *state;
+	u8 *p = pages_new();
+
+	p[0] = 0x77;
+	assert_int_equal(set(rig, 1, 0, 0x40000, 2 * PAGE_SIZE, p), 0);
+	RIG_LOAD(rig, 0xb8, 0x00, 0x40, 0x8e, 0xd8, /* ds: 0x40000 */
+		 0xb8, 0x00, 0x90, 0x8e, 0xc0,	    /* es: 0x90000, where nothing is */
+		 0x31, 0xf6, 0x31, 0xff, 0xa4, 0xf4 /* xor si, si; xor di, di; movsb; hlt */
+	);
+	assert_int_equal(rig_run(rig), 0);
+	assert_int_equal(rig->run->exit_reason, KVM_EXIT_MMIO);
+	assert_int_equal(rig->run->mmio.phys_addr, 0x90000);
+	assert_int_equal(rig->run->mmio.data[0], 0x77);
+	assert_int_equal(set(rig, 1, 0, 0x40000, 0, NULL), 0);
+	munmap(p, PAGES * PAGE_SIZE);
+	/* The kernel has what it read; ours reads again, where nothing is any more. */
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(rig_run(rig), 0);
+		if (rig->run->exit_reason != KVM_EXIT_MMIO)
+			break;
+		assert_int_equal(rig->run->mmio.phys_addr,
+				 rig->run->mmio.is_write ? 0x90000 : 0x40000);
+	}
+	assert_int_equal(rig->run->exit_reason, KVM_EXIT_HLT);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest memory[] = {
-		T(test_validation),	 T(test_life),
-		T(test_dirty_log),	 T(test_manual_protect),
-		T(test_initially_set),	 T(test_read_only),
-		T(test_contents_follow), T(test_log_while_running),
+		T(test_validation),	   T(test_life),
+		T(test_dirty_log),	   T(test_manual_protect),
+		T(test_initially_set),	   T(test_read_only),
+		T(test_contents_follow),   T(test_log_while_running),
+		T(test_slot_gone_in_exit),
 	};
 
 	return RIG_MAIN(memory);
