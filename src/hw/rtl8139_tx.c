@@ -32,6 +32,7 @@ enum {
 	D_TCP_CSUM = 1 << 16,
 	D_MSS_SHIFT = 16,
 	D_MSS_MASK = 0x7ff,
+	D_SIZE = 0xffff,
 	D_TAG = 1 << 17, /* in the second word */
 };
 enum { POLL_HIGH = 1 << 7, POLL_NORMAL = 1 << 6, POLL_SOFT_INT = 1 << 0 };
@@ -185,9 +186,10 @@ static bool run_descriptor(struct rtl8139 *r, int ring)
 		return false;
 	if (opts1 & D_FIRST)
 		nic_tx_clear(&r->tx);
-	if (!gather(r, load_le64(d + 8), opts1 & 0xffff))
+	if (!gather(r, load_le64(d + 8), opts1 & D_SIZE))
 		r->tx.too_long = true;
-	store_le32(back, opts1 & ~(u32)D_OWN);
+	/* The bits of offloads are those of errors and collisions in a descriptor given back. */
+	store_le32(back, opts1 & (D_END | D_FIRST | D_LAST | D_SIZE));
 	mem_write(mem, at, back, sizeof(back));
 	if ((opts1 & D_END) || r->tx_desc[ring] + 1 >= RING_MAX)
 		r->tx_desc[ring] = 0;

@@ -533,6 +533,8 @@ static void plus_large_send(void **state)
 		put_desc(TX_RING, 0, OWN | FS | LS | LSO | 1448 << 16 | len, 0, TX_BUF);
 		wr(0xd9, 1, 0x40);
 		check_segments(payload, sizeof(payload), 1448, v6);
+		/* No trace of the size in what are error bits now. */
+		assert_int_equal(desc(TX_RING, 0, 0), FS | LS | len);
 		teardown();
 
 		/* A link that does it itself gets it whole. */
