@@ -385,6 +385,7 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 	int rc = 0;
 
 	list_init(&vsock->conns);
+	list_init(&vsock->dead);
 	vsock->listener.fd = -1;
 	vsock->next_port = 1u << 30;
 	if (cid < 3 || cid > 0xfffffffe)
@@ -406,7 +407,7 @@ static void reset(struct virtio_device *dev)
 {
 	struct vsock *vsock = of(dev);
 
-	vsock_conns_free(vsock);
+	vsock_conns_bury(vsock);
 	vsock->nlost = 0;
 	vsock->reset_event = false;
 }

@@ -68,10 +68,39 @@ void vsock_conn_free(struct vsock_conn *conn)
 	free(conn);
 }
 
+static void free_dead(struct vsock *vsock)
+{
+	while (!list_empty(&vsock->dead))
+		vsock_conn_free(list_first(&vsock->dead, struct vsock_conn, link));
+}
+
+static void reap(struct loop_work *work)
+{
+	struct vsock *vsock = container_of(work, struct vsock, reap);
+
+	bus_lock(vsock->dev.bus);
+	free_dead(vsock);
+	bus_unlock(vsock->dev.bus);
+}
+
+void vsock_conns_bury(struct vsock *vsock)
+{
+	while (!list_empty(&vsock->conns)) {
+		struct vsock_conn *conn = list_first(&vsock->conns, struct vsock_conn, link);
+
+		conn->state = VSOCK_DEAD;
+		list_del(&conn->link);
+		list_add(&vsock->dead, &conn->link);
+	}
+	vsock->reap.fn = reap;
+	loop_post(loop_of(vsock), &vsock->reap);
+}
+
 void vsock_conns_free(struct vsock *vsock)
 {
-	while (!list_empty(&vsock->conns))
-		vsock_conn_free(list_first(&vsock->conns, struct vsock_conn, link));
+	vsock_conns_bury(vsock);
+	loop_cancel(loop_of(vsock), &vsock->reap);
+	free_dead(vsock);
 }
 
 struct vsock_conn *vsock_conn_lookup(struct vsock *vsock, u32 guest_port, u32 host_port)
@@ -289,6 +318,10 @@ static void on_socket(struct loop_watch *watch, u32 events)
 	struct vsock *vsock = conn->vsock;
 
 	bus_lock(vsock->dev.bus);
+	if (conn->state == VSOCK_DEAD) {
+		bus_unlock(vsock->dev.bus);
+		return;
+	}
 	if (conn->state == VSOCK_HELLO && !read_hello(conn)) {
 		vsock_conn_free(conn);
 		bus_unlock(vsock->dev.bus);

@@ -1,5 +1,6 @@
 /* The socket device: packets and queues (vsock.c), connections and host sockets (vsock_conn.c).
- * Everything runs on the main loop with the bus lock held. */
+ * Everything runs on the main loop with the bus lock held; only a reset comes from other threads,
+ * and leaves the freeing of what the loop watches to the loop. */
 #ifndef VIRTIO_VSOCK_INT_H
 #define VIRTIO_VSOCK_INT_H
 
@@ -26,6 +27,7 @@ enum vsock_conn_state {
 	VSOCK_REQUESTED, /* the guest has not answered yet */
 	VSOCK_CONNECTED,
 	VSOCK_CLOSED, /* only the reset is to be sent */
+	VSOCK_DEAD,   /* to be freed by the main loop, which may be in its callback just now */
 };
 
 struct vsock_conn {
@@ -50,8 +52,9 @@ struct vsock_conn {
 
 struct vsock {
 	struct virtio_device dev;
-	struct list conns;
-	unsigned int nconns;
+	struct list conns, dead;
+	unsigned int nconns; /* of both lists */
+	struct loop_work reap;
 	u32 next_port;
 	struct vsock_header lost[VSOCK_MAX_LOST]; /* answer these with a reset */
 	unsigned int nlost;
@@ -69,7 +72,9 @@ void vsock_unlisten(struct vsock *vsock);
 struct vsock_conn *vsock_conn_to_host(struct vsock *vsock, u32 guest_port, u32 host_port);
 struct vsock_conn *vsock_conn_lookup(struct vsock *vsock, u32 guest_port, u32 host_port);
 void vsock_conn_free(struct vsock_conn *conn);
+/* All of them: at the end, on the main loop; and from any thread, freed a little later. */
 void vsock_conns_free(struct vsock *vsock);
+void vsock_conns_bury(struct vsock *vsock);
 /* The guest accepted: tell the host's program. */
 void vsock_conn_accepted(struct vsock_conn *conn);
 /* Data from the guest: to the socket, and what it does not take, to the buffer. False when there

@@ -359,6 +359,7 @@ static void reset_closes(void **state)
 	assert_true(receive(&p));
 	send_op(1, p.src_port, VIRTIO_VSOCK_OP_RESPONSE, 0, 0);
 	driver_set_status(&d, 0);
+	harness_settle(d.h);
 	assert_true(read(fd, &c, 1) == 1); /* OK ... */
 	while (read(fd, &c, 1) == 1)
 		;
