@@ -386,6 +386,7 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 
 	list_init(&vsock->conns);
 	list_init(&vsock->dead);
+	vsock->reap.fn = vsock_reap;
 	vsock->listener.fd = -1;
 	vsock->next_port = 1u << 30;
 	if (cid < 3 || cid > 0xfffffffe)

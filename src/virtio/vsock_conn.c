@@ -74,7 +74,7 @@ static void free_dead(struct vsock *vsock)
 		vsock_conn_free(list_first(&vsock->dead, struct vsock_conn, link));
 }
 
-static void reap(struct loop_work *work)
+void vsock_reap(struct loop_work *work)
 {
 	struct vsock *vsock = container_of(work, struct vsock, reap);
 
@@ -92,7 +92,6 @@ void vsock_conns_bury(struct vsock *vsock)
 		list_del(&conn->link);
 		list_add(&vsock->dead, &conn->link);
 	}
-	vsock->reap.fn = reap;
 	loop_post(loop_of(vsock), &vsock->reap);
 }
 

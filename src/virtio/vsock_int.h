@@ -75,6 +75,7 @@ void vsock_conn_free(struct vsock_conn *conn);
 /* All of them: at the end, on the main loop; and from any thread, freed a little later. */
 void vsock_conns_free(struct vsock *vsock);
 void vsock_conns_bury(struct vsock *vsock);
+void vsock_reap(struct loop_work *work);
 /* The guest accepted: tell the host's program. */
 void vsock_conn_accepted(struct vsock_conn *conn);
 /* Data from the guest: to the socket, and what it does not take, to the buffer. False when there
