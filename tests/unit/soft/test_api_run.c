@@ -110,10 +110,8 @@ static void count_signal(int sig)
 static void test_signal_mask(void **state)
 {
 	struct api_rig *rig = *state;
-	struct {
-		struct kvm_signal_mask mask;
-		u64 set;
-	} arg = {.mask.len = 8};
+	u8 buf[sizeof(struct kvm_signal_mask) + 8];
+	struct kvm_signal_mask *arg = (void *)buf;
 	struct sigaction sa = {.sa_handler = count_signal};
 	sigset_t usr2, old, pending;
 	siginfo_t info;
@@ -122,11 +120,11 @@ static void test_signal_mask(void **state)
 	sigemptyset(&usr2);
 	sigaddset(&usr2, SIGUSR2);
 	pthread_sigmask(SIG_BLOCK, &usr2, &old);
-	memcpy(arg.mask.sigset, &old, 8);
-	arg.mask.len = 7;
-	assert_int_equal(VCPU(KVM_SET_SIGNAL_MASK, &arg), -EINVAL);
-	arg.mask.len = 8;
-	assert_int_equal(VCPU(KVM_SET_SIGNAL_MASK, &arg), 0);
+	memcpy(arg->sigset, &old, 8);
+	arg->len = 7;
+	assert_int_equal(VCPU(KVM_SET_SIGNAL_MASK, arg), -EINVAL);
+	arg->len = 8;
+	assert_int_equal(VCPU(KVM_SET_SIGNAL_MASK, arg), 0);
 	rig_load(rig, forever, sizeof(forever));
 	handled = 0;
 	pthread_kill(pthread_self(), SIGUSR2);
@@ -202,7 +200,7 @@ static void test_string_output(void **state)
 		assert_int_equal(rig->run->exit_reason, KVM_EXIT_IO);
 		assert_int_equal(rig->run->io.size, 1);
 		data = (u8 *)rig->run + rig->run->io.data_offset;
-		assert_memory_equal(data, "bothy" + n, rig->run->io.count);
+		assert_memory_equal(data, &"bothy"[n], rig -> run -> io.count);
 		n += rig->run->io.count;
 	}
 	assert_int_equal(rig_run(rig), 0);

@@ -12,7 +12,7 @@ struct snapshot {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_fpu fpu;
-	struct kvm_xsave xsave;
+	u32 xsave[1024]; /* struct kvm_xsave */
 	struct kvm_xcrs xcrs;
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debug;
@@ -22,9 +22,9 @@ struct snapshot {
 	struct kvm_pit_state2 pit;
 	struct kvm_clock_data clock;
 	struct {
-		struct kvm_msrs head;
+		u32 count, pad;
 		struct kvm_msr_entry entry[MSRS];
-	} msrs;
+	} msrs; /* struct kvm_msrs */
 };
 
 static void list_msrs(struct api_rig *rig, struct snapshot *s)
@@ -34,7 +34,7 @@ static void list_msrs(struct api_rig *rig, struct snapshot *s)
 	list->nmsrs = MSRS - 1;
 	assert_int_equal(rig->engine->ioctl(rig->sys, KVM_GET_MSR_INDEX_LIST, (unsigned long)list),
 			 0);
-	s->msrs.head.nmsrs = list->nmsrs;
+	s->msrs.count = list->nmsrs;
 	for (u32 i = 0; i < list->nmsrs; i++)
 		s->msrs.entry[i].index = list->indices[i];
 	free(list);
@@ -44,7 +44,7 @@ static void save(struct api_rig *rig, struct snapshot *s)
 {
 	memset(s, 0, sizeof(*s));
 	list_msrs(rig, s);
-	assert_int_equal(VCPU(KVM_GET_MSRS, &s->msrs), s->msrs.head.nmsrs);
+	assert_int_equal(VCPU(KVM_GET_MSRS, &s->msrs), s->msrs.count);
 	assert_int_equal(VCPU(KVM_GET_REGS, &s->regs), 0);
 	assert_int_equal(VCPU(KVM_GET_SREGS, &s->sregs), 0);
 	assert_int_equal(VCPU(KVM_GET_FPU, &s->fpu), 0);
@@ -71,7 +71,7 @@ static void load(struct api_rig *rig, struct snapshot *s)
 	assert_int_equal(VM(KVM_SET_PIT2, &s->pit), 0);
 	assert_int_equal(VM(KVM_SET_CLOCK, &clock), 0);
 	assert_int_equal(VCPU(KVM_SET_SREGS, &s->sregs), 0);
-	assert_int_equal(VCPU(KVM_SET_MSRS, &s->msrs), s->msrs.head.nmsrs);
+	assert_int_equal(VCPU(KVM_SET_MSRS, &s->msrs), s->msrs.count);
 	assert_int_equal(VCPU(KVM_SET_REGS, &s->regs), 0);
 	assert_int_equal(VCPU(KVM_SET_XCRS, &s->xcrs), 0);
 	assert_int_equal(VCPU(KVM_SET_XSAVE, &s->xsave), 0);
@@ -104,7 +104,7 @@ static void compare(const struct snapshot *a, const struct snapshot *b)
 		assert_int_equal(a->pit.channels[i].mode, b->pit.channels[i].mode);
 	}
 	assert_true(b->clock.clock >= a->clock.clock);
-	for (u32 i = 0; i < a->msrs.head.nmsrs; i++)
+	for (u32 i = 0; i < a->msrs.count; i++)
 		if (!runs(a->msrs.entry[i].index))
 			assert_int_equal(a->msrs.entry[i].data, b->msrs.entry[i].data);
 }
