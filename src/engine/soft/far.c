@@ -479,11 +479,12 @@ static u64 iret_protected(struct kvm_vcpu *vcpu, struct stack *st, unsigned int 
 /* NT: back to the task that the link field of this one's TSS names. */
 static u64 iret_task(struct kvm_vcpu *vcpu, u64 next)
 {
-	u16 link = (u16)mem_read_sys(vcpu, (u32)vcpu->ctl.seg[SEG_TR].base, 2);
 	struct desc d;
+	u16 link;
 
 	if (is_long_mode(vcpu))
 		raise_gp(vcpu, 0);
+	link = (u16)mem_read_sys(vcpu, (u32)vcpu->ctl.seg[SEG_TR].base, 2);
 	if ((link & 4) || selector_null(link) || !desc_read(vcpu, link, &d) || desc_s(&d) ||
 	    (desc_type(&d) != DESC_TSS16_BUSY && desc_type(&d) != DESC_TSS32_BUSY))
 		raise_exception_error(vcpu, TS_VECTOR, link & ~3u);

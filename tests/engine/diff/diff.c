@@ -170,7 +170,8 @@ static bool host_is_lenient(const struct diff_case *c, const struct diff_state *
 	if (s->vector == 13 && p[0] == 0x0f)
 		return (p[1] == 0x38 && p[2] >= 0xc8 && p[2] <= 0xcd) ||
 		       (p[1] == 0x3a && p[2] == 0xcc);
-	if (h->rip == s->rip && h->vector == 14 && (s->vector | 1) == 13 && (p[0] | 4) == 0xdd)
+	if (h->rip == s->rip && (h->vector == 14 || h->vector == 17) && (s->vector | 1) == 13 &&
+	    (p[0] | 4) == 0xdd)
 		return true; /* page or limit: the order of several accesses */
 	return s->vector == 6 && p[0] == 0xc4 && (p[1] & 0x1f) == 3 && (p[2] & 0x87) == 5 &&
 	       p[3] <= 1;
@@ -184,12 +185,12 @@ static bool int1_reported_early(const struct diff_case *c, const struct diff_sta
 	       h->rip - CODE_BASE < CODE_SIZE && c->code[h->rip - CODE_BASE] == 0xf1;
 }
 
-/* PUSHA that faults in its middle: what it has written. */
-static bool partial_pusha(const struct diff_case *c, const struct diff_state *h)
+/* PUSHA or a far CALL that faults in its middle: what it has written. */
+static bool partial_push(const struct diff_case *c, const struct diff_state *h)
 {
-	u8 buf[32];
+	u8 buf[32], op = *code_at(c, h, buf);
 
-	return c->start.code32 && h->vector == 14 && *code_at(c, h, buf) == 0x60;
+	return c->start.code32 && h->vector == 14 && (op == 0x60 || op == 0x9a);
 }
 
 static bool may_differ(const struct diff_case *c, const struct diff_state *h,
@@ -267,7 +268,7 @@ static void compare(struct report *r, const struct diff_case *c, const struct di
 	memcpy(&mxcsr_s, s->xsave + 24, 4);
 	compare_word(r, "mxcsr", mxcsr_h & mxcsr_mask(c, h), mxcsr_s & mxcsr_mask(c, h));
 	compare_fpu(r, h->xsave, s->xsave, h->code32);
-	if (!partial_pusha(c, h))
+	if (!partial_push(c, h))
 		compare_memory(r, host_data(), soft_data());
 }
 
