@@ -127,7 +127,8 @@ static u32 fp_trial(struct kvm_vcpu *vcpu, const struct native_insn *n, const vo
 	n->stub(t.reg, t.rm, vvvv, vcpu->ctl.gpr, x4);
 	flags = host_mxcsr() & MXCSR_FLAGS;
 	mxcsr_set(vcpu, vcpu->fpu.mxcsr);
-	if (n->desc->map == 3 && n->desc->op == VCVTPS2PH && half_denormal(t.rm, n->size))
+	if (n->desc->map == 3 && n->desc->op == VCVTPS2PH && !(control & MXCSR_UE << MASK_SHIFT) &&
+	    half_denormal(t.rm, n->size))
 		flags |= MXCSR_UE;
 	return flags;
 }

@@ -131,26 +131,28 @@ static void check_fx(struct kvm_vcpu *vcpu)
 	x87_spill(&vcpu->fpu);
 }
 
-/* #GP; but EFLAGS.AC, and a stack segment's #SS, come first: 64-bit mode has not looked for it yet.
- */
+/* #GP. Of FXSAVE and FXRSTOR, EFLAGS.AC and a stack segment's #SS (which 64-bit mode has not looked
+ * for yet) come first. */
 static _Noreturn void area_misaligned(struct kvm_vcpu *vcpu, const struct uop *u, u64 linear,
 				      unsigned int size, unsigned int align)
 {
-	if (align == 16)
+	if (align == 16) {
 		mem_check_alignment(vcpu, linear, align);
-	if (u->mode64)
-		seg_linear(vcpu, u->seg, uop_ea(vcpu, u), size, ACCESS_READ);
+		if (u->mode64)
+			seg_linear(vcpu, u->seg, uop_ea(vcpu, u), size, ACCESS_READ);
+	}
 	raise_gp(vcpu, 0);
 }
 
 static u64 area_linear(struct kvm_vcpu *vcpu, const struct uop *u, unsigned int size,
 		       unsigned int align, enum access access)
 {
-	u64 linear = uop_linear(vcpu, u, size, access);
+	u64 base = u->mode64 && u->seg < SEG_FS ? 0 : vcpu->ctl.seg[u->seg].base;
+	u64 linear = base + uop_ea(vcpu, u);
 
 	if (linear & (align - 1))
 		area_misaligned(vcpu, u, linear, size, align);
-	return linear;
+	return uop_linear(vcpu, u, size, access);
 }
 
 OP(fxsave)

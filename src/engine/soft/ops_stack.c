@@ -213,10 +213,13 @@ const struct operation oper_pop = {
 OP(pusha)
 {
 	unsigned int size = 1u << u->osize, i;
-	u64 sp = vcpu->ctl.gpr[RSP];
+	u64 sp = vcpu->ctl.gpr[RSP], linear;
 
-	for (i = 1; i <= 8; i++)
-		mem_probe_write(vcpu, stack_slot(vcpu, sp - i * size, size, ACCESS_WRITE), size);
+	for (i = 1; i <= 8; i++) {
+		linear = stack_slot(vcpu, sp - i * size, size, ACCESS_WRITE);
+		mem_check_alignment(vcpu, linear, size);
+		mem_probe_write(vcpu, linear, size);
+	}
 	for (i = 0; i < 8; i++)
 		mem_write(vcpu, stack_slot(vcpu, sp - (i + 1) * size, size, ACCESS_WRITE), size,
 			  vcpu->ctl.gpr[i]);

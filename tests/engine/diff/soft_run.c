@@ -154,17 +154,16 @@ static int start_sregs(void)
 
 static int set_cpuid(void)
 {
-	static struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[CPUID_MAX];
-	} cpuid;
+	static _Alignas(8)
+		u8 buf[sizeof(struct kvm_cpuid2) + CPUID_MAX * sizeof(struct kvm_cpuid_entry2)];
+	struct kvm_cpuid2 *cpuid = (void *)buf;
 	struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = 7}}};
 	int ret;
 
-	cpuid.head.nent = CPUID_MAX;
-	ret = soft_ioctl(soft.sys, KVM_GET_SUPPORTED_CPUID, &cpuid);
+	cpuid->nent = CPUID_MAX;
+	ret = soft_ioctl(soft.sys, KVM_GET_SUPPORTED_CPUID, cpuid);
 	if (ret >= 0)
-		ret = soft_ioctl(soft.vcpu, KVM_SET_CPUID2, &cpuid);
+		ret = soft_ioctl(soft.vcpu, KVM_SET_CPUID2, cpuid);
 	if (ret >= 0)
 		ret = soft_ioctl(soft.vcpu, KVM_SET_XCRS, &xcrs);
 	return ret;
