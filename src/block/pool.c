@@ -6,7 +6,7 @@
 #include "block/block_int.h"
 #include "os/thread.h"
 
-#define MAX_HELPERS 8
+#define MAX_HELPERS 16
 
 struct block_pool {
 	pthread_mutex_t lock;
