@@ -27,7 +27,7 @@ struct header {
 } PACKED;
 
 enum {
-	F_STEP = 1, /* stop after each instruction */
+	F_STEP = 1,	 /* stop after each instruction */
 	F_WILD_SEGS = 2, /* segments at random */
 	F_WILD_TABLES = 4,
 	F_DEBUG = 8, /* breakpoints and watchpoints armed */
@@ -60,11 +60,17 @@ static void arm(bool on)
 	setitimer(ITIMER_REAL, &t, NULL);
 }
 
+static void finish(void)
+{
+	rig_free(rig);
+}
+
 static void init(void)
 {
 	struct sigaction sa = {.sa_handler = alarm_handler, .sa_flags = SA_RESTART};
 
 	rig = rig_new();
+	atexit(finish);
 	sigaction(SIGALRM, &sa, NULL);
 }
 

@@ -19,6 +19,7 @@
 #define MAX_CPUID 256
 
 static struct engine_vm vm;
+static size_t run_size;
 
 static void fail(const char *what, long code)
 {
@@ -79,7 +80,8 @@ static int make_vcpu(struct kvm_run **run)
 		if (cpuid->entry[i].function == 0x80000008)
 			cpuid->entry[i].eax = 48 << 8 | 40;
 	must((int)fd, KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
-	*run = vm.engine->mmap((int)fd, (size_t)size);
+	run_size = (size_t)size;
+	*run = vm.engine->mmap((int)fd, run_size);
 	free(cpuid);
 	return (int)fd;
 }
@@ -126,5 +128,8 @@ int main(int argc, char **argv)
 		fflush(stdout);
 		fail("exit reason", (long)run->exit_reason);
 	}
+	munmap(run, run_size);
+	vm.engine->close(fd);
+	engine_vm_close(&vm);
 	return 0;
 }
