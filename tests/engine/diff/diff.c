@@ -173,7 +173,7 @@ static bool host_is_lenient(const struct diff_case *c, const struct diff_state *
 		return (p[1] == 0x38 && p[2] >= 0xc8 && p[2] <= 0xcd) ||
 		       (p[1] == 0x3a && p[2] == 0xcc);
 	if (h->rip == s->rip && (h->vector == 14 || h->vector == 17) && (s->vector | 1) == 13 &&
-	    (p[0] | 4) == 0xdd)
+	    (p[0] & 0xf8) == 0xd8)
 		return true; /* page or limit: the order of several accesses */
 	return s->vector == 6 && p[0] == 0xc4 && (p[1] & 0x1f) == 3 && (p[2] & 0x87) == 5 &&
 	       p[3] <= 1;

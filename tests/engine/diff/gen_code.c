@@ -23,8 +23,9 @@ struct emitter {
 	struct fixup fixup[GEN_MAX_INSNS];
 	unsigned int fixups;
 	bool code32;
-	u32 base;     /* linear address of p */
-	bool crossed; /* a far transfer: what comes after may run in the other size */
+	u32 base;  /* linear address of p */
+	bool ends; /* nothing comes after: code may run in the other size, or read what may differ
+		    */
 	u8 *p;
 	unsigned int len, max;
 };
@@ -332,8 +333,11 @@ static void insn_fence_group(struct emitter *e)
 		return;
 	}
 	modrm_make(e, &m, digits[below(e->r, ARRAY_SIZE(digits))], true);
-	if (e->len && (m.b[0] & 0x38) < 0x10)
-		return;
+	if ((m.b[0] & 0x38) < 0x10) {
+		if (e->len)
+			return;
+		e->ends = true;
+	}
 	rex(e, m.rex);
 	put_le(e, 0xae0f, 2);
 	modrm_put(e, &m);
@@ -345,6 +349,7 @@ static void insn_xsave(struct emitter *e)
 	static const u8 digits[] = {4, 5, 6};
 	struct modrm m;
 
+	e->ends = true;
 	put_le(e, 0xd231, 2);
 	put(e, 0xb8);
 	put_le(e, below(e->r, 8), 4);
@@ -583,7 +588,7 @@ static void gen_far_return(struct emitter *e, bool iret)
 {
 	unsigned int size = iret ? 28 : 12, at;
 
-	e->crossed = true;
+	e->ends = true;
 	if (e->len + size > e->max)
 		return;
 	if (iret && !e->code32) {
@@ -605,7 +610,7 @@ static void gen_far_return(struct emitter *e, bool iret)
 /* JMP and CALL ptr16:32, of 32-bit code. */
 static void gen_far_direct(struct emitter *e)
 {
-	e->crossed = true;
+	e->ends = true;
 	put(e, one_in(e->r, 2) ? 0x9a : 0xea);
 	put_le(e, e->base + e->len + 6, 4);
 	put_le(e, selector(e), 2);
@@ -701,7 +706,7 @@ void gen_code(struct diff_case *c, u64 seed, struct gen_insns *insns)
 		while (e.len == insns->off[insns->n])
 			gen_insn(&e);
 		insns->n++;
-		if (e.crossed || e.len + 32 > 1024 || e.len == e.max)
+		if (e.ends || e.len + 32 > 1024 || e.len == e.max)
 			break;
 	}
 	insns->off[insns->n] = e.len;
