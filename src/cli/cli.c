@@ -51,7 +51,12 @@ static int parse_option(const struct opt *table, void *target, int argc, char **
 	if (value)
 		value++;
 	else if (opt->type != OPT_BOOL && opt->arg) {
-		if (*i + 1 >= argc)
+		bool given = *i + 1 < argc;
+
+		/* "[...]": the value may be left out, as it is when another option follows. */
+		if (opt->arg[0] == '[' && (!given || argv[*i + 1][0] == '-'))
+			return opt_set(opt, target, "", err);
+		if (!given)
 			return err_set(err, EINVAL, "--%s needs a value: --%s %s", name, name,
 				       opt->arg);
 		value = argv[++*i];

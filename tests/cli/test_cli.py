@@ -241,6 +241,9 @@ def errors():
         p = run(*args)
         expect(what, p, 2, b"", err)
         check(f"{what}: short", len(p.stderr.splitlines()) <= 2, p.stderr)
+    p = run("run", "-n", "--rng", "--engine", "soft", file("add.bin", ADD))
+    check("an option without its value", p.returncode == 0 and b"engine     soft" in p.stdout,
+          p.stdout + p.stderr)
     expect("no command", run(), 2, b"", "command")
     expect("help", run("help"), 0)
     expect("help run", run("help", "run"), 0)
