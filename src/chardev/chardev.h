@@ -27,7 +27,8 @@ struct chardev_client {
 
 /*
  * Open from a specification: "stdio", "pty", "null", "file:PATH", "pipe:PATH", "socket:PATH"
- * (listens; UNIX), "socket:PATH,connect", "fd:N". -errno with the reason. The pty's name is logged.
+ * (listens; UNIX), "socket:PATH,connect", "fd:N". A pipe is two: PATH.in to the guest, PATH.out
+ * from it. -errno with the reason. The pty's name is logged.
  */
 int chardev_open(struct chardev **chr, struct loop *loop, const char *spec, struct err *err);
 void chardev_close(struct chardev *chr);
