@@ -21,8 +21,8 @@
 #define PM_TMR		0x08 /* PM_TMR_BLK, 24 bits unless pm_config.timer_32bit */
 #define PM_TMR_LEN	4
 #define PM_GPE0		0x20 /* GPE0_BLK: status, then as many bytes of enable */
-#define PM_GPE0_LEN	16
-#define PM_GPES		(PM_GPE0_LEN * 4) /* 64 events */
+#define PM_GPE0_LEN	4
+#define PM_GPES		(PM_GPE0_LEN * 4) /* 16 events */
 #define PM_TMR_HZ	3579545
 #define PM_SCI_GSI	9 /* level, active high */
 #define PM_SMI_CMD	0xb2

@@ -114,20 +114,20 @@ static void general_purpose_events(void **state)
 	struct device *dev =
 		harness_device(h, &pm_class, "pm", &(struct pm_config){.acpi_enabled = true});
 
-	harness_out(h, GPE + 8 + 1, 1, 0x02); /* enable event 9 */
+	harness_out(h, GPE + PM_GPE0_LEN / 2 + 1, 1, 0x02); /* enable event 9 */
 	bus_lock(h->bus);
-	pm_gpe_raise(dev, 63);
+	pm_gpe_raise(dev, PM_GPES - 1);
 	pm_gpe_raise(dev, PM_GPES); /* there is none */
 	bus_unlock(h->bus);
 	assert_false(harness_line(h, PM_SCI_GSI));
-	assert_int_equal(harness_in(h, GPE + 4, 4), 0x80000000);
+	assert_int_equal(harness_in(h, GPE, 2), 1u << (PM_GPES - 1));
 	bus_lock(h->bus);
 	pm_gpe_raise(dev, 9);
 	bus_unlock(h->bus);
 	assert_true(harness_line(h, PM_SCI_GSI));
-	harness_out(h, GPE, 4, 0x200);
+	harness_out(h, GPE, 2, 0x200);
 	assert_false(harness_line(h, PM_SCI_GSI));
-	assert_int_equal(harness_in(h, GPE + 8, 4), 0x200);
+	assert_int_equal(harness_in(h, GPE + PM_GPE0_LEN / 2, 2), 0x200);
 	harness_free(h);
 }
 
