@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/str.h"
 #include "bus/device.h"
@@ -10,6 +11,7 @@
 #include "machine/machine_int.h"
 #include "machine/user_devices.h"
 #include "net/net.h"
+#include "os/clock.h"
 #include "virtio/net.h"
 
 extern const struct virtio_class virtio_net;
@@ -88,6 +90,18 @@ static int add_card(struct machine *m, struct net *net, const struct net_card *c
 	return rc;
 }
 
+/* The same each time for a machine with a name, and behind NAT, where nobody else sees it. Machines
+ * without a name that meet on one network must differ. */
+static void default_mac(struct machine *m, const char *spec, u8 *mac)
+{
+	char name[64] = "nat";
+
+	if (strncmp(spec, "user", 4))
+		snprintf(name, sizeof(name), "%d %llu", (int)getpid(),
+			 (unsigned long long)clock_realtime_ns());
+	net_mac_default(mac, m->config.name ? m->config.name : name, m->nets);
+}
+
 int build_net(struct machine *m, const char *spec, struct err *err)
 {
 	struct net_card card;
@@ -108,7 +122,7 @@ int build_net(struct machine *m, const char *spec, struct err *err)
 	if (card.has_mac)
 		memcpy(mac, card.mac, sizeof(mac));
 	else
-		net_mac_default(mac, m->config.name, m->nets);
+		default_mac(m, spec, mac);
 	m->nets++;
 	rc = add_card(m, net, &card, mac, err);
 out:

@@ -93,7 +93,7 @@ static void make(struct variant *v)
 	char path[64];
 	struct block_create c = {0};
 	struct block_options o;
-	struct block *b;
+	struct block *b = NULL;
 	struct err err = {""};
 	void *data;
 	int fd = memfd_create("sound", MFD_CLOEXEC);
@@ -248,7 +248,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	static u8 *image, *buf;
 	const struct variant *v;
 	struct block_options o;
-	struct block *b;
+	struct block *b = NULL;
 	struct err err;
 	char path[64];
 	size_t at = 2, changes;
