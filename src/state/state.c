@@ -53,7 +53,7 @@ static void save_field(const struct state_field *f, void *object, struct str *ou
 	put(out, f->count, 4);
 	length_at = out->len;
 	put(out, 0, 8);
-	if (f->kind == STATE_UINT)
+	if (f->kind == STATE_UINT || f->kind == STATE_BOOL)
 		save_uints(f, p, out);
 	else if (f->kind == STATE_BYTES)
 		str_add_bytes(out, p, f->size);
@@ -124,7 +124,11 @@ static int load_payload(const struct state_field *f, void *object, struct reader
 	}
 	if (r->left != f->size * f->count)
 		return err_set(err, EINVAL, "field %s: wrong length", f->name);
-	memcpy(p, r->p, r->left); /* the host is little-endian, as the encoding is */
+	if (f->kind == STATE_BOOL)
+		for (size_t i = 0; i < f->count; i++)
+			((bool *)p)[i] = r->p[i] != 0;
+	else
+		memcpy(p, r->p, r->left); /* the host is little-endian, as the encoding is */
 	return 0;
 }
 

@@ -14,9 +14,10 @@
 #include "base/types.h"
 
 enum state_kind {
-	STATE_UINT,   /* u8, u16, u32, u64 or bool, `count` of them, little-endian */
+	STATE_UINT,   /* u8, u16, u32 or u64, `count` of them, little-endian */
 	STATE_BYTES,  /* `size` opaque bytes */
 	STATE_STRUCT, /* `count` structures described by `desc`, `size` bytes apart */
+	STATE_BOOL,   /* any byte but 0 loads as true */
 };
 
 struct state_field {
@@ -34,15 +35,18 @@ struct state_desc {
 	int (*loaded)(void *object, struct err *err); /* check, derive the rest; may be NULL */
 };
 
+#define STATE_KIND(x) _Generic((x), bool : STATE_BOOL, default : STATE_UINT)
+
 #define STATE_FIELD(type, member)                                                                  \
 	{                                                                                          \
-		.name = #member, .kind = STATE_UINT, .offset = offsetof(type, member),             \
-		.size = sizeof(((type *)0)->member), .count = 1                                    \
+		.name = #member, .kind = STATE_KIND(((type *)0)->member),                          \
+		.offset = offsetof(type, member), .size = sizeof(((type *)0)->member), .count = 1  \
 	}
 #define STATE_ARRAY(type, member)                                                                  \
 	{                                                                                          \
-		.name = #member, .kind = STATE_UINT, .offset = offsetof(type, member),             \
-		.size = sizeof(((type *)0)->member[0]), .count = ARRAY_SIZE(((type *)0)->member)   \
+		.name = #member, .kind = STATE_KIND(((type *)0)->member[0]),                       \
+		.offset = offsetof(type, member), .size = sizeof(((type *)0)->member[0]),          \
+		.count = ARRAY_SIZE(((type *)0)->member)                                           \
 	}
 #define STATE_BUFFER(type, member)                                                                 \
 	{                                                                                          \

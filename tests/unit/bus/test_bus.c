@@ -517,6 +517,7 @@ struct outer {
 	u8 b[5];
 	u64 list[3];
 	struct inner in[2];
+	bool flag;
 	int checked;
 };
 static const struct state_field inner_fields[] = {STATE_FIELD(struct inner, x), STATE_END};
@@ -531,11 +532,9 @@ static int outer_loaded(void *object, struct err *err)
 }
 
 static const struct state_field outer_fields[] = {
-	STATE_FIELD(struct outer, a),
-	STATE_BUFFER(struct outer, b),
-	STATE_ARRAY(struct outer, list),
-	STATE_NESTED_ARRAY(struct outer, in, inner_state),
-	STATE_END,
+	STATE_FIELD(struct outer, a),	 STATE_BUFFER(struct outer, b),
+	STATE_ARRAY(struct outer, list), STATE_NESTED_ARRAY(struct outer, in, inner_state),
+	STATE_FIELD(struct outer, flag), STATE_END,
 };
 static const struct state_desc outer_state = {"outer", 2, outer_fields, .loaded = outer_loaded};
 
@@ -550,6 +549,12 @@ static void saved_state(void **state)
 	assert_int_equal(back.checked, 1);
 	back.checked = 0;
 	assert_memory_equal(&o, &back, sizeof(o));
+	/* A flag is a flag whatever byte the file has. */
+	assert_int_equal(s.text[s.len - 1], 0);
+	s.text[s.len - 1] = 0x42;
+	assert_int_equal(state_load(&outer_state, &back, s.text, s.len, &err), 0);
+	assert_int_equal(*(u8 *)&back.flag, 1);
+	s.text[s.len - 1] = 0;
 	/* Every prefix and every single-byte change ends in an answer, never in a crash. */
 	for (size_t n = 0; n < s.len; n++)
 		assert_int_not_equal(state_load(&outer_state, &back, s.text, n, &err), 0);
