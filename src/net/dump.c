@@ -160,8 +160,10 @@ static void dump_attached(struct net *net, bool client)
 		.link = dump_link,
 	};
 
-	if (dump->lower)
-		net_set_client(dump->lower, client ? &self : NULL);
+	if (!dump->lower)
+		return;
+	net_set_client(dump->lower, client ? &self : NULL);
+	net_set_link(net, net_link(dump->lower)); /* it may have changed while nobody listened */
 }
 
 /* ---- life ---- */
@@ -182,6 +184,7 @@ static int dump_init(struct net *net, const void *config, struct err *err)
 		return 0;
 	net->pairs = net->active_pairs = c->lower->pairs;
 	net->caps = c->lower->caps;
+	net->link_down = c->lower->link_down;
 	memcpy(net->pair_loop, c->lower->pair_loop, sizeof(net->pair_loop));
 	return 0;
 }
