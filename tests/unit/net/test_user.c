@@ -17,6 +17,8 @@
 #include "net/net.h"
 #include "os/loop.h"
 
+#include "dhcp.h"
+
 /* A guest of one buffer; its callbacks run on the link's thread. */
 struct guest {
 	u32 room, received, sendables;
@@ -77,36 +79,6 @@ static u32 send_frame(struct net *net, const void *data, u32 len)
 	struct net_frame frame = {.iov = &iov, .niov = 1, .len = len};
 
 	return net_send(net, 0, &frame, 1);
-}
-
-/* DISCOVER from 52:54:00:00:00:01 (RFC 2131). */
-static u32 dhcp_discover(u8 *f)
-{
-	static const u8 mac[6] = {0x52, 0x54, 0, 0, 0, 1};
-	static const u8 options[] = {0x63, 0x82, 0x53, 0x63, 53, 1, 1, 255};
-	u8 *ip = f + 14, *udp = ip + 20, *bootp = udp + 8;
-	u32 bootp_len = 300, sum;
-
-	memset(f, 0, 14 + 28 + bootp_len);
-	memset(f, 0xff, 6);
-	memcpy(f + 6, mac, 6);
-	store_be16(f + 12, 0x0800);
-	ip[0] = 0x45;
-	store_be16(ip + 2, (u16)(28 + bootp_len));
-	ip[8] = 64;
-	ip[9] = 17;
-	store_be32(ip + 16, 0xffffffff);
-	sum = net_csum_add(0, ip, 20);
-	store_be16(ip + 10, net_csum_fold(sum));
-	store_be16(udp, 68);
-	store_be16(udp + 2, 67);
-	store_be16(udp + 4, (u16)(8 + bootp_len));
-	bootp[0] = bootp[1] = 1;
-	bootp[2] = 6;
-	store_be32(bootp + 4, 0x12345678);
-	memcpy(bootp + 28, mac, 6);
-	memcpy(bootp + 236, options, sizeof(options));
-	return 14 + 28 + bootp_len;
 }
 
 static void dhcp_offers(void **state)
