@@ -288,6 +288,30 @@ const struct opt net_card_table[] = {
 	 .type = OPT_BOOL,
 	 .offset = offsetof(struct net_card, transitional),
 	 .help = "offer the registers from before virtio 1.0 too"},
+	{.name = "bps",
+	 .type = OPT_SIZE,
+	 .offset = offsetof(struct net_card, limits.bps),
+	 .arg = "SIZE",
+	 .max = 1ULL << 50,
+	 .help = "most bytes a second, each way"},
+	{.name = "bps-burst",
+	 .type = OPT_SIZE,
+	 .offset = offsetof(struct net_card, limits.bps_burst),
+	 .arg = "SIZE",
+	 .max = 1ULL << 50,
+	 .help = "how many bytes may pass at once"},
+	{.name = "pps",
+	 .type = OPT_U64,
+	 .offset = offsetof(struct net_card, limits.pps),
+	 .arg = "N",
+	 .max = 1ULL << 50,
+	 .help = "most frames a second, each way"},
+	{.name = "pps-burst",
+	 .type = OPT_U64,
+	 .offset = offsetof(struct net_card, limits.pps_burst),
+	 .arg = "N",
+	 .max = 1ULL << 50,
+	 .help = "how many frames may pass at once"},
 	{.name = "dump",
 	 .type = OPT_STRING,
 	 .offset = offsetof(struct net_card, dump),
@@ -346,6 +370,18 @@ static int add_dump(struct net **net, const char *path, struct err *err)
 	return rc;
 }
 
+static int add_throttle(struct net **net, const struct net_limits *limits, struct err *err)
+{
+	struct net *top;
+	int rc = net_throttle_new(&top, *net, limits, err);
+
+	if (rc)
+		net_close(*net);
+	else
+		*net = top;
+	return rc;
+}
+
 int net_open(struct net **out, struct loop *loop, const char *spec, struct net_card *card,
 	     struct err *err)
 {
@@ -368,6 +404,8 @@ int net_open(struct net **out, struct loop *loop, const char *spec, struct net_c
 		rc = opt_parse_list(net_card_table, card, for_card.text, NULL, err);
 	if (!rc)
 		rc = open_backend(out, loop, class, rest.text, err);
+	if (!rc && (card->limits.bps || card->limits.pps))
+		rc = add_throttle(out, &card->limits, err);
 	if (!rc && card->dump)
 		rc = add_dump(out, card->dump, err);
 	str_free(&for_card);

@@ -1,7 +1,8 @@
 /*
  * Network links: Ethernet frames between a front end (a card that a guest drives) and a back end
  * (user NAT, tap, ...). A back end knows frames and nothing of guests; a front end knows this
- * header and nothing of hosts. Filters (dump) are back ends with another back end below them.
+ * header and nothing of hosts. Filters (dump, throttle) are back ends with another back end below
+ *them.
  *
  *	front end --- net_send() ----------------------> back end
  *	          <-- client->sendable() --------------- (full before, has drained)
@@ -106,6 +107,12 @@ struct net_client {
 	void (*link)(void *ctx, bool up);
 };
 
+/* For each direction by itself; 0: no limit. A burst of less than a tenth of a second is one. */
+struct net_limits {
+	u64 bps, bps_burst; /* bytes a second, and how many at once */
+	u64 pps, pps_burst; /* frames; one that the host is to segment counts once */
+};
+
 /* What the user may say about the card and the link, whatever the back end. */
 struct net_card {
 	char *model; /* "virtio", "rtl8139", "e1000"; NULL: the board's choice */
@@ -114,7 +121,8 @@ struct net_card {
 	u64 mtu;	   /* told to the guest; 0: not */
 	u64 pairs;	   /* queue pairs wanted; 1 */
 	bool transitional; /* virtio: the registers from before 1.0, too */
-	char *dump;	   /* file for a capture of this link, or NULL */
+	struct net_limits limits;
+	char *dump; /* file for a capture of this link, or NULL */
 };
 
 extern const struct opt net_card_table[];
@@ -122,8 +130,8 @@ extern const struct opt net_card_table[];
 /*
  * Open a link from what follows --net: "TYPE[,key=value...]". Keys of net_card_table go to *card
  * (initialised here; opt_free() with the table), the others to the back end's own table. With
- * dump= the link that is returned has the filter on top. Everything it will ever need is open when
- * this returns. -errno with the reason.
+ * dump= or limits the link that is returned has the filters on top. Everything it will ever need is
+ * open when this returns. -errno with the reason.
  */
 int net_open(struct net **out, struct loop *loop, const char *spec, struct net_card *card,
 	     struct err *err);
@@ -189,5 +197,9 @@ int net_loopback_new(struct net *ends[2], struct loop *loop, unsigned int pairs,
 /* Put a capture (pcap, with frames of both directions) above a link; the result owns `lower`. On
  * failure lower is still the caller's. */
 int net_dump_new(struct net **out, struct net *lower, const char *path, struct err *err);
+
+/* Put limits above a link, in the same way. */
+int net_throttle_new(struct net **out, struct net *lower, const struct net_limits *limits,
+		     struct err *err);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "base/endian.h"
 #include "net/net.h"
+#include "os/clock.h"
 #include "os/file.h"
 #include "os/loop.h"
 
@@ -236,6 +237,118 @@ static void capture_has_both_directions(void **state)
 	loop_free(loop);
 }
 
+static void wait_for(struct loop *loop, const u32 *counter, u32 value)
+{
+	u64 end = clock_now_ns() + 10 * NSEC_PER_SEC;
+
+	while (*counter < value && clock_now_ns() < end)
+		loop_run_once(loop, 10 * NSEC_PER_MSEC);
+	assert_true(*counter >= value);
+}
+
+/* The burst and one more go at once; the sender keeps the others and hears when it may go on. */
+static void limits_sending(void **state)
+{
+	const struct net_limits limits = {.pps = 20, .pps_burst = 5};
+	struct loop *loop = loop_new();
+	struct net_frame frames[30];
+	struct net *end[2], *top;
+	u64 start = clock_now_ns();
+	u32 sent, want = 0;
+	u8 data[60] = {2, 1};
+	struct iovec iov = {data, sizeof(data)};
+
+	for (int i = 0; i < 30; i++)
+		frames[i] = (struct net_frame){.iov = &iov, .niov = 1, .len = 60};
+	memset(card, 0, sizeof(card));
+	assert_int_equal(net_loopback_new(end, loop, 1, 0), 0);
+	assert_int_equal(net_throttle_new(&top, end[0], &limits, NULL), 0);
+	card_attach(&card[0], top);
+	card_attach(&card[1], end[1]);
+	card[1].room = 100;
+	sent = net_send(top, 0, frames, 30);
+	assert_int_equal(sent, 6);
+	while (sent < 20) {
+		u32 n = net_send(top, 0, frames, 20 - sent);
+
+		sent += n;
+		if (sent < 20)
+			wait_for(loop, &card[0].sendables, ++want);
+	}
+	assert_true(want > 0);
+	/* Never sooner than the limit says, however fast the machine is. */
+	assert_true(clock_now_ns() - start >= (20 - 6) * NSEC_PER_SEC / 20);
+	wait_for(loop, &card[1].received, 20);
+	assert_int_equal(card[1].received, 20);
+	net_close(top);
+	net_close(end[1]);
+	loop_free(loop);
+}
+
+/* What the limit holds back stays in the back end, and what the guest did not take is not
+ * counted. */
+static void limits_receiving(void **state)
+{
+	const struct net_limits limits = {.bps = 6000, .bps_burst = 1500};
+	struct loop *loop = loop_new();
+	struct net_frame frames[20];
+	struct net *end[2], *top;
+	u8 data[300] = {2, 1};
+	u64 start;
+	struct iovec iov = {data, sizeof(data)};
+
+	for (int i = 0; i < 20; i++)
+		frames[i] = (struct net_frame){.iov = &iov, .niov = 1, .len = 300};
+	memset(card, 0, sizeof(card));
+	assert_int_equal(net_loopback_new(end, loop, 1, 0), 0);
+	assert_int_equal(net_throttle_new(&top, end[0], &limits, NULL), 0);
+	card_attach(&card[0], top);
+	card_attach(&card[1], end[1]);
+	assert_int_equal(net_send(end[1], 0, frames, 20), 20);
+	/* Without a buffer nothing is used up: the whole burst is there afterwards. */
+	for (int i = 0; i < 10; i++) {
+		net_receive_resume(top, 0);
+		loop_run_once(loop, NSEC_PER_MSEC);
+	}
+	assert_int_equal(card[0].received, 0);
+	card[0].room = 100;
+	start = clock_now_ns();
+	net_receive_resume(top, 0);
+	loop_run_once(loop, NSEC_PER_SEC);
+	assert_true(card[0].received >= 6);
+	wait_for(loop, &card[0].received, 20);
+	assert_true(clock_now_ns() - start >= (20 - 6) * NSEC_PER_SEC / 20);
+	net_close(end[1]);
+	/* Closed with a timer running. */
+	net_send(top, 0, frames, 20);
+	net_close(top);
+	loop_free(loop);
+}
+
+static void limits_from_options(void **state)
+{
+	struct loop *loop = loop_new();
+	struct net_card options;
+	struct net_frame frames[NET_BATCH];
+	struct net *net;
+	struct err err = {""};
+	u8 data[60] = {2, 1};
+	struct iovec iov = {data, sizeof(data)};
+
+	for (int i = 0; i < NET_BATCH; i++)
+		frames[i] = (struct net_frame){.iov = &iov, .niov = 1, .len = 60};
+	assert_int_equal(
+		net_open(&net, loop, "loopback,bps=1K,pps=1M,bps-burst=600", &options, &err),
+		-EINVAL); /* pps is a plain number */
+	assert_int_equal(
+		net_open(&net, loop, "loopback,bps=1K,pps=1000,bps-burst=600", &options, &err), 0);
+	assert_string_equal(net_name(net), "throttle");
+	assert_int_equal(net_send(net, 0, frames, NET_BATCH), 11);
+	net_close(net);
+	opt_free(net_card_table, &options);
+	loop_free(loop);
+}
+
 static void options_are_checked(void **state)
 {
 	static const char *const bad[] = {
@@ -276,6 +389,9 @@ int main(void)
 		cmocka_unit_test(link_and_bad_frames),
 		cmocka_unit_test(checksum_is_finished),
 		cmocka_unit_test(capture_has_both_directions),
+		cmocka_unit_test(limits_sending),
+		cmocka_unit_test(limits_receiving),
+		cmocka_unit_test(limits_from_options),
 		cmocka_unit_test(options_are_checked),
 	};
 
