@@ -320,29 +320,45 @@ const struct opt net_card_table[] = {
 	OPT_END,
 };
 
-/* Deal the items of "key=value,..." out to the card's list and the back end's. */
-static void deal_items(const char *text, struct str *card, struct str *rest)
+static void add_item(struct str *to, const char *item, size_t len)
+{
+	str_add(to, "%s%.*s", to->len ? "," : "", (int)len, item);
+}
+
+/* Deal the items of "key=value,..." out to the card's list and the back end's. What both know (the
+ * number of queues) goes to both; what nobody knows, to the back end, which says so. */
+static void deal_items(const char *text, const struct opt *table, struct str *card,
+		       struct str *rest)
 {
 	while (*text) {
 		size_t len = 0, key;
 		char name[32];
-		struct str *to;
+		bool cards;
 
 		while (text[len] && (text[len] != ',' || text[len + 1] == ','))
 			len += text[len] == ',' ? 2 : 1;
 		key = strcspn(text, "=,");
 		snprintf(name, sizeof(name), "%.*s", (int)min(key, len), text);
-		to = opt_lookup(net_card_table, name) ? card : rest;
-		str_add(to, "%s%.*s", to->len ? "," : "", (int)len, text);
+		cards = opt_lookup(net_card_table, name);
+		if (cards)
+			add_item(card, text, len);
+		if (!cards || opt_lookup(table, name))
+			add_item(rest, text, len);
 		text += len + (text[len] == ',');
 	}
+}
+
+static const struct opt *options_of(const struct net_class *class)
+{
+	static const struct opt none[] = {OPT_END};
+
+	return class->options ? class->options : none;
 }
 
 static int open_backend(struct net **out, struct loop *loop, const struct net_class *class,
 			const char *items, struct err *err)
 {
-	static const struct opt no_options[] = {OPT_END};
-	const struct opt *table = class->options ? class->options : no_options;
+	const struct opt *table = options_of(class);
 	void *config = calloc(1, class->config_size ? class->config_size : 1);
 	int rc;
 
@@ -396,7 +412,7 @@ int net_open(struct net **out, struct loop *loop, const char *spec, struct net_c
 	class = net_class_lookup(type);
 	if (!class)
 		return err_set(err, EINVAL, "--net %s: there is no back end \"%s\"", spec, type);
-	deal_items(spec + len + (spec[len] == ','), &for_card, &rest);
+	deal_items(spec + len + (spec[len] == ','), options_of(class), &for_card, &rest);
 	rc = for_card.failed || rest.failed ? err_set(err, ENOMEM, "no memory for options") : 0;
 	if (!rc)
 		rc = opt_defaults(net_card_table, card, err);

@@ -5,7 +5,9 @@
  * Invariants:
  * 1. Receiving is the main loop's: frame[next, count) of a queue are read and not taken; while
  *    there are any the descriptor is not watched for input.
- * 2. Sending may come from any thread, one at a time a queue; when the kernel is full the loop is
+ * 2. Queues that the guest does not use are detached, so that the kernel steers nothing to them,
+ *    and not watched (the kernel would report an error for ever). The loop's thread does that.
+ * 3. Sending may come from any thread, one at a time a queue; when the kernel is full the loop is
  *    asked to watch for room.
  */
 #include <errno.h>
@@ -35,7 +37,7 @@ struct tap_queue {
 	struct tap *tap;
 	unsigned int pair;
 	struct loop_watch watch;
-	bool wants_input, wants_room; /* the loop's thread */
+	bool wants_input, wants_room, detached; /* the loop's thread */
 	struct loop_work resume, room;
 	u8 *memory;
 	struct net_frame frame[BATCH];
@@ -47,6 +49,8 @@ struct tap {
 	struct net net;
 	struct tap_queue queue[NET_MAX_PAIRS];
 	unsigned int open;
+	unsigned int active; /* any thread writes it */
+	struct loop_work set_active;
 	char name[IFNAMSIZ];
 };
 
@@ -59,7 +63,7 @@ static void watch_queue(struct tap_queue *q)
 {
 	u32 events = (q->wants_input ? EPOLLIN : 0) | (q->wants_room ? EPOLLOUT : 0);
 
-	if (!events)
+	if (!events || q->detached)
 		loop_watch_del(&q->watch);
 	else if (!q->watch.added)
 		loop_watch_add(q->tap->net.loop, &q->watch, events);
@@ -186,6 +190,34 @@ static u32 tap_send(struct net *net, unsigned int pair, const struct net_frame *
 	return n;
 }
 
+/* ---- queues in use ---- */
+
+static void set_active_work(struct loop_work *work)
+{
+	struct tap *t = container_of(work, struct tap, set_active);
+	unsigned int active = __atomic_load_n(&t->active, __ATOMIC_RELAXED);
+
+	for (unsigned int i = 1; i < t->open; i++) {
+		struct tap_queue *q = &t->queue[i];
+		bool detach = i >= active;
+		struct ifreq ifr = {.ifr_flags =
+					    (short)(detach ? IFF_DETACH_QUEUE : IFF_ATTACH_QUEUE)};
+
+		if (q->detached == detach || ioctl(q->watch.fd, TUNSETQUEUE, &ifr))
+			continue;
+		q->detached = detach;
+		watch_queue(q);
+	}
+}
+
+static void tap_set_pairs(struct net *net, unsigned int n)
+{
+	struct tap *t = tap_of(net);
+
+	__atomic_store_n(&t->active, n, __ATOMIC_RELAXED);
+	loop_post(net->loop, &t->set_active);
+}
+
 /* ---- offloads ---- */
 
 static int set_kernel_offloads(struct tap *t, u32 mask)
@@ -237,6 +269,8 @@ static int tap_init(struct net *net, const void *config, struct err *err)
 	if (rc)
 		return rc;
 	t->open = pairs;
+	t->active = 1; /* until the front end says more */
+	t->set_active.fn = set_active_work;
 	for (unsigned int i = 0; i < pairs; i++)
 		rc = init_queue(t, i, fds[i]) ? -ENOMEM : rc;
 	if (rc)
@@ -246,6 +280,7 @@ static int tap_init(struct net *net, const void *config, struct err *err)
 	if (!set_kernel_offloads(t, net->caps | NET_USO))
 		net->caps |= NET_USO;
 	set_kernel_offloads(t, 0);
+	set_active_work(&t->set_active);
 	return 0;
 }
 
@@ -263,6 +298,8 @@ static void tap_stop(struct net *net)
 {
 	struct tap *t = tap_of(net);
 
+	if (t->open)
+		loop_cancel(net->loop, &t->set_active);
 	for (unsigned int i = 0; i < t->open; i++) {
 		loop_watch_del(&t->queue[i].watch);
 		loop_cancel(net->loop, &t->queue[i].resume);
@@ -299,7 +336,7 @@ static const struct opt bridge_options[] = {
 #define TAP_CLASS                                                                                  \
 	.size = sizeof(struct tap), .config_size = sizeof(struct tap_config), .init = tap_init,    \
 	.send = tap_send, .resume = tap_resume, .set_offloads = tap_set_offloads,                  \
-	.attached = tap_attached, .stop = tap_stop, .free = tap_free
+	.set_pairs = tap_set_pairs, .attached = tap_attached, .stop = tap_stop, .free = tap_free
 
 const struct net_class net_tap = {
 	.name = "tap",

@@ -161,6 +161,89 @@ static void tap_waits_for_buffers(void **state)
 	net_close(net);
 }
 
+#define FLOWS 64
+
+/* Frames of the flows that came, by pair. */
+struct flows {
+	u32 total, pair[NET_MAX_PAIRS];
+};
+
+static u32 count_flows(void *ctx, unsigned int pair, const struct net_frame *frames, u32 n)
+{
+	struct flows *flows = ctx;
+
+	for (u32 i = 0; i < n; i++) {
+		const u8 *f = frames[i].iov[0].iov_base;
+
+		if (load_be16(f + 12) != 0x0800 || load_be16(f + 36) != 4242)
+			continue;
+		flows->total++;
+		flows->pair[pair]++;
+	}
+	return n;
+}
+
+/* UDP over IPv4 from FLOWS ports: the kernel spreads them over the queues. */
+static void send_flows(const char *name)
+{
+	struct sockaddr_ll a = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(name)};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	u8 f[60] = {0};
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	make_frame(f, sizeof(f), 0);
+	store_be16(f + 12, 0x0800);
+	f[14] = 0x45;
+	store_be16(f + 16, 46);
+	f[22] = 64;
+	f[23] = 17;
+	store_be32(f + 26, 0x0a000001);
+	store_be32(f + 30, 0x0a000002);
+	store_be16(f + 36, 4242);
+	for (u16 i = 0; i < FLOWS; i++) {
+		store_be16(f + 34, (u16)(1000 + i));
+		assert_int_equal(send(fd, f, sizeof(f), 0), sizeof(f));
+	}
+	close(fd);
+}
+
+/* The key that the card and the device share reaches both, and a guest that uses fewer queues
+ * still gets every frame. */
+static void tap_queues(void **state)
+{
+	struct flows flows = {0};
+	const struct net_client client = {
+		.ctx = &flows, .receive = count_flows, .sendable = on_sendable};
+	struct guest g = {0};
+	struct err err = {{0}};
+	struct net *net = open_link("tap,ifname=bothy-t1,queues=3", &g, &err);
+
+	if (!net)
+		print_message("%s\n", err.text);
+	assert_non_null(net);
+	assert_int_equal(net_pairs(net), 3);
+	net_set_client(net, &client);
+	/* One at first, as long as nobody asks for more. */
+	send_flows("bothy-t1");
+	spin(&flows.total, FLOWS);
+	assert_int_equal(flows.pair[0], FLOWS);
+	for (unsigned int n = 3; n >= 1; n--) {
+		u32 used = 0;
+
+		memset(&flows, 0, sizeof(flows));
+		net_set_pairs(net, n);
+		loop_run_once(loop, NSEC_PER_MSEC);
+		send_flows("bothy-t1");
+		spin(&flows.total, FLOWS);
+		for (unsigned int i = 0; i < NET_MAX_PAIRS; i++) {
+			used += flows.pair[i] > 0;
+			assert_true(i < n || !flows.pair[i]);
+		}
+		assert_int_equal(used, n);
+	}
+	net_close(net);
+}
+
 static void control(unsigned long request, const char *name)
 {
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
@@ -254,9 +337,8 @@ static void explains_mistakes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(tap_both_ways),
-		cmocka_unit_test(tap_waits_for_buffers),
-		cmocka_unit_test(bridge_joins),
+		cmocka_unit_test(tap_both_ways),     cmocka_unit_test(tap_waits_for_buffers),
+		cmocka_unit_test(tap_queues),	     cmocka_unit_test(bridge_joins),
 		cmocka_unit_test(explains_mistakes),
 	};
 
