@@ -42,7 +42,7 @@ def instructions(p, name, fmt, make, *args):
         counts = []
         for count in (FEW, MANY):
             cmd = p.commands(fmt, "-c", str(count), "-d", "16", "-s", "4096", *args, make())[who]
-            counts.append(p.bench.callgrind(cmd))
+            counts.append(p.bench.callgrind(cmd, limit=12, attempts=3))
         each[who] = (counts[1] - counts[0]) / (MANY - FEW) if None not in counts else None
     row(name, *(f"{each[w]:.0f}" if each[w] else "-" for w in each),
         f"{each['qemu'] / each['bothy']:.2f}" if all(each.values()) else "-")
