@@ -74,8 +74,9 @@ class Bench:
     def callgrind(self, cmd, limit=300, attempts=1):
         """User-mode instructions of a command; None without valgrind or past limit seconds.
 
-        Valgrind lets no other thread run while one waits in io_uring_enter, so a program that waits
-        there for a thread of its own may stop for good: such commands take a low limit and attempts.
+        `bothy img bench` has stopped for good under valgrind, with a helper thread waiting for
+        valgrind's own lock; thousands of runs without it did not. Why is not proven: such commands
+        take a low limit and attempts.
         """
         if not shutil.which("valgrind"):
             return None
