@@ -1,6 +1,7 @@
 # make           build/bothy
 # make demo      boot a stock Debian kernel to a shell on this terminal
 # make check     every test; installs what is missing
+# make soak      the tests that have a long form, at full length: hours
 # make bench     measurements against peers, as ratios
 # make install   program, plug-ins and manual page, below DESTDIR/PREFIX
 
@@ -24,6 +25,10 @@ check: all
 	@scripts/deps check
 	@scripts/check $(BUILD) $(SAN)
 
+soak: all
+	@scripts/deps check
+	@SOAK=1 scripts/run-tests $(BUILD) --suite soak --jobs 1
+
 bench: all
 	@scripts/deps bench
 	@bench/run $(BUILD)
@@ -42,4 +47,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all demo check bench fuzz manual install clean
+.PHONY: all demo check soak bench fuzz manual install clean
