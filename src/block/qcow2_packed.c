@@ -13,10 +13,13 @@
 #include "base/log.h"
 #include "block/qcow2_int.h"
 
-#define KEPT 8
+#define KEPT	 8
+#define CONTEXTS 16
 
 struct qcow2_unpacked {
 	pthread_mutex_t lock;
+	struct compress_context *contexts[CONTEXTS]; /* that nobody uses just now */
+	unsigned int ncontexts;
 	u64 generation; /* times it was forgotten */
 	unsigned int next;
 	struct {
@@ -45,6 +48,8 @@ void qcow2_packed_free(struct qcow2 *s)
 		return;
 	for (int i = 0; i < KEPT; i++)
 		free(s->unpacked->kept[i].data);
+	while (s->unpacked->ncontexts)
+		s->compress->context_free(s->unpacked->contexts[--s->unpacked->ncontexts]);
 	pthread_mutex_destroy(&s->unpacked->lock);
 	free(s->unpacked);
 	s->unpacked = NULL;
@@ -86,6 +91,33 @@ int qcow2_packed_prepare(struct qcow2 *s, struct err *err)
 	return -ENOENT;
 }
 
+/* A context of one's own for a while; NULL when out of memory. */
+static struct compress_context *context_get(struct qcow2 *s, const struct compress_class *c)
+{
+	struct qcow2_unpacked *u = s->unpacked;
+	struct compress_context *context = NULL;
+
+	pthread_mutex_lock(&u->lock);
+	if (u->ncontexts)
+		context = u->contexts[--u->ncontexts];
+	pthread_mutex_unlock(&u->lock);
+	return context ? context : c->context_new();
+}
+
+static void context_put(struct qcow2 *s, const struct compress_class *c,
+			struct compress_context *context)
+{
+	struct qcow2_unpacked *u = s->unpacked;
+
+	pthread_mutex_lock(&u->lock);
+	if (context && u->ncontexts < CONTEXTS) {
+		u->contexts[u->ncontexts++] = context;
+		context = NULL;
+	}
+	pthread_mutex_unlock(&u->lock);
+	c->context_free(context);
+}
+
 static bool copy_kept(struct qcow2 *s, u64 entry, u64 skip, const struct iovec *iov, int niov,
 		      u64 at, u64 len, u64 *generation)
 {
@@ -125,6 +157,7 @@ static void keep(struct qcow2 *s, u64 entry, u8 *data, u64 generation)
 static int unpack(struct qcow2 *s, u64 entry, u8 *out)
 {
 	const struct compress_class *c = compressor(s);
+	struct compress_context *context;
 	u64 offset, len;
 	u8 *packed;
 	int rc;
@@ -135,11 +168,11 @@ static int unpack(struct qcow2 *s, u64 entry, u8 *out)
 	if (offset >= s->file_size || !offset)
 		return -EIO;
 	packed = malloc(len);
-	if (!packed)
-		return -ENOMEM;
-	rc = block_node_read(s->block.file, packed, len, offset);
+	context = context_get(s, c);
+	rc = packed && context ? block_node_read(s->block.file, packed, len, offset) : -ENOMEM;
 	if (!rc)
-		rc = c->unpack(kind_of(s), out, s->cluster_size, packed, len);
+		rc = c->unpack(context, kind_of(s), out, s->cluster_size, packed, len);
+	context_put(s, c, context);
 	free(packed);
 	return rc;
 }
@@ -217,10 +250,10 @@ static int store(struct qcow2 *s, u64 guest, const u8 *packed, u64 len)
 	return rc;
 }
 
-static int write_cluster(struct qcow2 *s, const struct compress_class *c, u64 guest, u8 *plain,
-			 u8 *packed)
+static int write_cluster(struct qcow2 *s, const struct compress_class *c,
+			 struct compress_context *context, u64 guest, u8 *plain, u8 *packed)
 {
-	s64 n = c->pack(kind_of(s), packed, s->cluster_size - 1, plain, s->cluster_size);
+	s64 n = c->pack(context, kind_of(s), packed, s->cluster_size - 1, plain, s->cluster_size);
 	u64 len = min(s->cluster_size, align_up(block_size(&s->block), 512) - guest);
 	struct iovec iov = {plain, len};
 	struct block_io io = {
@@ -235,6 +268,7 @@ int qcow2_packed_write(struct qcow2 *s, const struct block_io *io)
 {
 	const struct compress_class *c = compressor(s);
 	u64 end = io->offset + io->len;
+	struct compress_context *context;
 	u8 *plain, *packed;
 	int rc = 0;
 
@@ -245,15 +279,17 @@ int qcow2_packed_write(struct qcow2 *s, const struct block_io *io)
 		return -EINVAL;
 	plain = malloc(s->cluster_size);
 	packed = malloc(s->cluster_size);
-	if (!plain || !packed)
+	context = context_get(s, c);
+	if (!plain || !packed || !context)
 		rc = -ENOMEM;
 	for (u64 done = 0; done < io->len && !rc; done += s->cluster_size) {
 		u64 n = min(io->len - done, s->cluster_size);
 
 		iov_to_buf(io->iov, (size_t)io->niov, done, plain, n);
 		memset(plain + n, 0, s->cluster_size - n);
-		rc = write_cluster(s, c, io->offset + done, plain, packed);
+		rc = write_cluster(s, c, context, io->offset + done, plain, packed);
 	}
+	context_put(s, c, context);
 	free(plain);
 	free(packed);
 	return rc;
