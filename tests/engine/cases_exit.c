@@ -15,6 +15,15 @@ bool case_hlt(struct rig *r)
 	return want_hlt(r);
 }
 
+/* What the last exit wrote to a port. */
+static u32 io_value(const struct rig *r)
+{
+	u32 value = 0;
+
+	memcpy(&value, (const u8 *)r->run + r->run->io.data_offset, r->run->io.size);
+	return value;
+}
+
 static u64 rip_of(struct rig *r)
 {
 	struct kvm_regs regs = {0};
@@ -164,15 +173,31 @@ bool case_sw_breakpoint(struct rig *r)
 bool case_set_tpr(struct rig *r)
 {
 	TRY(want_out(r, 0x500, 1, 8));
+	/* Raised to 9, and written once more: nobody need know. */
+	TRY(want_out(r, 0x500, 1, 9));
 	TRY(rig_enter(r));
-	if (!r->last_rc && r->run->exit_reason == KVM_EXIT_IO)
-		return rig_skip(r,
-				"this engine lowers CR8 without an exit (a /dev/kvm that emulates "
-				"does, too); bothy never keeps the local APIC itself");
+	if (rig_is_kvm(r) && !r->last_rc && r->run->exit_reason == KVM_EXIT_IO)
+		return rig_skip(r, "this /dev/kvm emulates MOV to CR8, and then it tells nobody");
 	TRY(got_exit(r, KVM_EXIT_SET_TPR));
 	EXPECT(r, r->run->cr8 == 2);
-	TRY(want_out(r, 0x500, 1, 2));
+	EXPECT(r, rip_of(r) == RIG_ENTRY + r->ram[RIG_ENTRY + 2]);
+	/* What the monitor writes is there after the entry. */
+	r->run->cr8 = 5;
+	TRY(want_out(r, 0x500, 1, 5));
+	EXPECT(r, r->run->cr8 == 5);
+	TRY(want_exit(r, KVM_EXIT_SET_TPR));
+	EXPECT(r, r->run->cr8 == 0);
 	return want_hlt(r);
+}
+
+/* Where the engine has the local APIC, it keeps its TPR to itself. */
+bool case_kernel_tpr(struct rig *r)
+{
+	TRY(want_out(r, 0x500, 1, 8));
+	TRY(want_out(r, 0x500, 1, 9));
+	TRY(want_out(r, 0x500, 1, 2));
+	EXPECT(r, r->run->cr8 == 2);
+	return true;
 }
 
 static bool want_msr(struct rig *r, u32 reason)
@@ -200,6 +225,49 @@ bool case_user_msr(struct rig *r)
 	return want_hlt(r);
 }
 
+static bool set_filter(struct rig *r, u32 flags, struct kvm_msr_filter_range *ranges, int count)
+{
+	struct kvm_msr_filter filter = {.flags = flags};
+	int rc;
+
+	for (int i = 0; i < count; i++)
+		filter.ranges[i] = ranges[i];
+	rc = rig_vm_ioctl(r, KVM_X86_SET_MSR_FILTER, &filter);
+	return !rc || rig_fail(r, "KVM_X86_SET_MSR_FILTER: %s", strerror(-rc));
+}
+
+static bool want_filtered(struct rig *r, u32 exit, u32 index)
+{
+	TRY(want_exit(r, exit));
+	EXPECT(r, r->run->msr.reason == KVM_MSR_EXIT_REASON_FILTER);
+	EXPECT(r, r->run->msr.index == index);
+	EXPECT(r, !r->run->msr.error);
+	EXPECT(r, r->ram[rip_of(r)] == 0x0f); /* the instruction itself: it is not done */
+	return true;
+}
+
+bool case_filtered_msr(struct rig *r)
+{
+	/* From 0x174 on, three: bit set is allowed. */
+	u8 writes = 5, reads = 3;
+	struct kvm_msr_filter_range ranges[] = {
+		{.flags = KVM_MSR_FILTER_WRITE, .nmsrs = 3, .base = 0x174, .bitmap = &writes},
+		{.flags = KVM_MSR_FILTER_READ, .nmsrs = 3, .base = 0x174, .bitmap = &reads},
+	};
+
+	TRY(rig_need(r, KVM_CAP_X86_MSR_FILTER, "the MSR filter"));
+	TRY(rig_enable(r, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER));
+	TRY(set_filter(r, KVM_MSR_FILTER_DEFAULT_ALLOW, ranges, 2));
+	TRY(want_out(r, 0x500, 4, 0x3000));
+	TRY(want_filtered(r, KVM_EXIT_X86_WRMSR, 0x175));
+	EXPECT(r, r->run->msr.data == 0x3000);
+	TRY(want_out(r, 0x500, 4, 0)); /* it was not written */
+	TRY(want_filtered(r, KVM_EXIT_X86_RDMSR, 0x176));
+	r->run->msr.data = 0x4711;
+	TRY(want_out(r, 0x500, 4, 0x4711));
+	return want_out(r, 0x501, 1, 13);
+}
+
 bool case_wild_jump(struct rig *r)
 {
 	TRY(want_exit(r, KVM_EXIT_INTERNAL_ERROR));
@@ -217,6 +285,31 @@ bool case_sync_regs(struct rig *r)
 	r->run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
 	TRY(want_out(r, 0x500, 2, 0x3333));
 	return want_hlt(r);
+}
+
+bool case_hypercalls(struct rig *r)
+{
+	static const u32 results[] = {0, 0, 0, (u32)-22, 0, 0, (u32)-1000, (u32)-1000};
+
+	for (u32 i = 0; i < ARRAY_SIZE(results); i++) {
+		rig_ticks_start();
+		for (int tries = 0; tries < 100; tries++) {
+			TRY(rig_enter(r));
+			if (!r->last_rc)
+				break;
+		}
+		rig_ticks_stop();
+		if (rig_is_kvm(r) && r->last_rc)
+			return rig_skip(r, "this /dev/kvm emulates vmcall, and then it never ends");
+		if (r->run->exit_reason != KVM_EXIT_IO || io_value(r) != results[i])
+			return rig_fail(r, "call %u: exit %u, result 0x%x", i, r->run->exit_reason,
+					io_value(r));
+	}
+	/* The kick ends one HLT; the second goes on. */
+	rig_ticks_start();
+	TRY(want_interrupted(r));
+	rig_ticks_stop();
+	return true;
 }
 
 bool case_hypercall(struct rig *r)

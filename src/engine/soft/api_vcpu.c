@@ -262,9 +262,31 @@ static int do_set_vapic_addr(struct kvm_vcpu *vcpu, unsigned long arg)
 	return lapic_in_kernel(vcpu) && !P(struct kvm_vapic_addr)->vapic_addr ? 0 : -EINVAL;
 }
 
+/* As where the processor virtualizes the TPR: KVM_CAP_VAPIC is absent and no exit ever comes. */
+static int do_tpr_access_reporting(struct kvm_vcpu *vcpu, unsigned long arg)
+{
+	struct kvm_tpr_access_ctl *ctl = P(struct kvm_tpr_access_ctl);
+
+	if (ctl->flags)
+		return -EINVAL;
+	vcpu->arch->tpr_reporting = ctl->enabled;
+	return 0;
+}
+
+/* A kernel without system management mode. */
+static int do_smi(struct kvm_vcpu *vcpu, unsigned long arg)
+{
+	return -ENOTTY;
+}
+
 static int do_enable_cap(struct kvm_vcpu *vcpu, unsigned long arg)
 {
-	return -EINVAL; /* none is per vCPU here */
+	const struct kvm_enable_cap *cap = P(struct kvm_enable_cap);
+
+	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+		return -EINVAL;
+	vcpu->arch->pv_enforced = cap->args[0];
+	return 0;
 }
 
 static int do_get_stats_fd(struct kvm_vcpu *vcpu, unsigned long arg)
@@ -310,6 +332,8 @@ static const struct vcpu_ioctl ioctls[] = {
 	{KVM_X86_SETUP_MCE, do_setup_mce},
 	{KVM_X86_SET_MCE, do_set_mce},
 	{KVM_SET_VAPIC_ADDR, do_set_vapic_addr},
+	{KVM_TPR_ACCESS_REPORTING, do_tpr_access_reporting},
+	{KVM_SMI, do_smi},
 	{KVM_ENABLE_CAP, do_enable_cap},
 	{KVM_GET_STATS_FD, do_get_stats_fd},
 };

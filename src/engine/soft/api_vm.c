@@ -212,6 +212,11 @@ static int do_set_clock(struct kvm *kvm, unsigned long arg)
 	return kvm_set_clock(kvm, P(struct kvm_clock_data));
 }
 
+static int do_set_msr_filter(struct kvm *kvm, unsigned long arg)
+{
+	return kvm_set_msr_filter(kvm, P(struct kvm_msr_filter));
+}
+
 static int do_get_stats_fd(struct kvm *kvm, unsigned long arg)
 {
 	return stats_open(kvm->arch->stat_fd);
@@ -247,6 +252,7 @@ static const struct vm_ioctl ioctls[] = {
 	{KVM_UNREGISTER_COALESCED_MMIO, do_unregister_coalesced, true},
 	{KVM_GET_CLOCK, do_get_clock},
 	{KVM_SET_CLOCK, do_set_clock},
+	{KVM_X86_SET_MSR_FILTER, do_set_msr_filter, true},
 	{KVM_GET_STATS_FD, do_get_stats_fd},
 };
 

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "engine/soft/fd.h"
+#include "engine/soft/guest_features.h"
 #include "engine/soft/soft_int.h"
 #include "os/thread.h"
 
@@ -25,6 +26,7 @@ struct kvm_pic;
 struct kvm_ioapic;
 struct kvm_pit;
 struct irq_routing;
+struct msr_filter;
 
 /* ---- virtual machines and vCPUs (vm.c, vcpu.c) ---- */
 
@@ -55,6 +57,10 @@ struct kvm_arch {
 	bool x2apic_32bit_ids, x2apic_no_broadcast_quirk;
 	bool exception_payload;
 	bool platform_info_denied;
+	u32 user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
+	u64 hypercall_exits;	 /* bits by number */
+	struct msr_filter
+		*filter; /* NULL: everything is allowed; replaced with every vCPU stopped */
 
 	/* I/O (bus.c, coalesced.c, eventfd.c) */
 	struct io_bus *bus[2];
@@ -125,6 +131,10 @@ struct kvm_vcpu_arch {
 	u64 mcg_cap;
 	u64 mce[KVM_MAX_MCE_BANKS][4];
 	bool triple_fault; /* leave with KVM_EXIT_SHUTDOWN */
+
+	bool pv_enforced;   /* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
+	bool tpr_reporting; /* KVM_TPR_ACCESS_REPORTING; without KVM_CAP_VAPIC nothing is reported
+			     */
 
 	int stat_fd;
 };
@@ -302,6 +312,17 @@ int kvm_get_msr_list(struct kvm_msr_list *list, bool features);
 int kvm_msr_io(struct kvm_vcpu *vcpu, struct kvm_msrs *msrs, bool write);
 int kvm_feature_msr_io(struct kvm_msrs *msrs);
 void kvm_msr_reset(struct kvm_vcpu *vcpu, bool init_event);
+
+/* A paravirtual feature: all are there until the user has CPUID enforced. */
+static inline bool guest_pv_has(const struct kvm_vcpu *vcpu, enum guest_feature f)
+{
+	return !vcpu->arch->pv_enforced || guest_has(vcpu, f);
+}
+
+/* ---- the user's part in MSRs (msr_filter.c) ---- */
+
+int kvm_set_msr_filter(struct kvm *kvm, const struct kvm_msr_filter *args);
+void kvm_msr_filter_free(struct kvm *kvm);
 
 /* ---- machine check (mce.c) ---- */
 

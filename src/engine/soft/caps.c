@@ -1,5 +1,6 @@
 /* KVM_CHECK_EXTENSION and KVM_ENABLE_CAP: api.rst, sections 4.4, 4.37 and 7. */
 #include <errno.h>
+#include <linux/kvm_para.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -14,6 +15,9 @@
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP |                  \
 	 KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_INJECT_DB |                \
 	 KVM_GUESTDBG_BLOCKIRQ)
+#define USER_MSR_REASONS                                                                           \
+	(KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
+#define HYPERCALL_EXITS BIT(KVM_HC_MAP_GPA_RANGE)
 
 /* Those that are not 1. */
 static const struct {
@@ -35,6 +39,8 @@ static const struct {
 	{KVM_CAP_SET_GUEST_DEBUG2, GUESTDBG_FLAGS},
 	{KVM_CAP_DISABLE_QUIRKS2, SUPPORTED_QUIRKS},
 	{KVM_CAP_SPLIT_IRQCHIP, 1},
+	{KVM_CAP_X86_USER_SPACE_MSR, USER_MSR_REASONS},
+	{KVM_CAP_EXIT_HYPERCALL, HYPERCALL_EXITS},
 };
 
 static const u32 present[] = {
@@ -88,6 +94,8 @@ static const u32 present[] = {
 	KVM_CAP_COALESCED_PIO,
 	KVM_CAP_EXCEPTION_PAYLOAD,
 	KVM_CAP_LAST_CPU,
+	KVM_CAP_X86_MSR_FILTER,
+	KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
 	KVM_CAP_SREGS2,
 	KVM_CAP_BINARY_STATS_FD,
 };
@@ -174,6 +182,16 @@ static int enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return 0;
 	case KVM_CAP_MAX_VCPU_ID:
 		return limit_vcpu_id(kvm, cap->args[0]);
+	case KVM_CAP_X86_USER_SPACE_MSR:
+		if (cap->args[0] & ~(u64)USER_MSR_REASONS)
+			return -EINVAL;
+		arch->user_space_msr_mask = (u32)cap->args[0];
+		return 0;
+	case KVM_CAP_EXIT_HYPERCALL:
+		if (cap->args[0] & ~HYPERCALL_EXITS)
+			return -EINVAL;
+		arch->hypercall_exits = cap->args[0];
+		return 0;
 	default:
 		return -EINVAL;
 	}

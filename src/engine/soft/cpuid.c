@@ -48,8 +48,8 @@
 
 #define PV_FEATURES                                                                                \
 	(B(KVM_FEATURE_CLOCKSOURCE) | B(KVM_FEATURE_NOP_IO_DELAY) | B(KVM_FEATURE_CLOCKSOURCE2) |  \
-	 B(KVM_FEATURE_PV_UNHALT) | B(KVM_FEATURE_PV_SEND_IPI) |                                   \
-	 B(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
+	 B(KVM_FEATURE_PV_UNHALT) | B(KVM_FEATURE_PV_SEND_IPI) | B(KVM_FEATURE_POLL_CONTROL) |     \
+	 B(KVM_FEATURE_PV_SCHED_YIELD) | B(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
 
 #define XCR0_X87   1u
 #define XCR0_SSE   2u

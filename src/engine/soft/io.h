@@ -24,6 +24,13 @@ void io_port(struct kvm_vcpu *vcpu, u16 port, unsigned int size, bool write, voi
 u32 io_string(struct kvm_vcpu *vcpu, u16 port, unsigned int size, u32 count, bool write);
 bool io_string_answered(struct kvm_vcpu *vcpu, u32 *count);
 
+/*
+ * Have the user do what the instruction asks for: vcpu->run is filled but for this exit reason.
+ * When that is over the instruction runs again, and io_user_answered() is true.
+ */
+_Noreturn void io_ask_user(struct kvm_vcpu *vcpu, u32 reason, u64 qualification);
+bool io_user_answered(const struct kvm_vcpu *vcpu);
+
 /* KVM_EXIT_INTERNAL_ERROR with a KVM_INTERNAL_ERROR_*. */
 _Noreturn void exit_internal_error(struct kvm_vcpu *vcpu, u32 suberror);
 

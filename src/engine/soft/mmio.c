@@ -3,8 +3,8 @@
  * Invariants:
  *  1. fragment[0 .. count) have been done, in the instruction that is executed, since its last
  *     committed iteration; fragment[0 .. next) have been asked for in this execution of it.
- *  2. pending: the user has been asked for fragment[count] (or for a string transfer), and the
- *     instruction at linear_rip has had no architectural effect.
+ *  2. pending: the user has been asked for fragment[count] (or for a string transfer, or for what
+ * is no access), and the instruction at linear_rip has had no architectural effect.
  */
 #include "engine/soft/io.h"
 
@@ -160,6 +160,18 @@ bool io_string_answered(struct kvm_vcpu *vcpu, u32 *count)
 	return replay(vcpu)->string_done;
 }
 
+void io_ask_user(struct kvm_vcpu *vcpu, u32 reason, u64 qualification)
+{
+	need_step(vcpu);
+	replay(vcpu)->user = true;
+	leave(vcpu, reason, qualification);
+}
+
+bool io_user_answered(const struct kvm_vcpu *vcpu)
+{
+	return vcpu_mmu(vcpu)->io.user_done;
+}
+
 bool io_complete(struct kvm_vcpu *vcpu)
 {
 	struct io_replay *r = replay(vcpu);
@@ -172,6 +184,11 @@ bool io_complete(struct kvm_vcpu *vcpu)
 		/* The user has moved the vCPU elsewhere (reset): the instruction is no more. */
 		io_end(vcpu);
 		return false;
+	}
+	if (r->user) {
+		r->user = false;
+		r->user_done = true;
+		return true;
 	}
 	if (r->string) {
 		r->string = false;
@@ -197,6 +214,7 @@ void io_end(struct kvm_vcpu *vcpu)
 {
 	struct io_replay *r = replay(vcpu);
 
-	r->stepping = r->pending = r->string = r->string_done = false;
+	r->stepping = r->pending = false;
+	r->string = r->string_done = r->user = r->user_done = false;
 	r->count = r->next = 0;
 }

@@ -98,6 +98,8 @@ struct io_replay {
 	bool pending;  /* the user is asked for fragment[count], or for a string transfer */
 	bool string;   /* ... the latter: its data are in vcpu->pio_data */
 	bool string_done;
+	bool user; /* ... or for what is no access: an MSR, a hypercall */
+	bool user_done;
 	u32 string_count;
 	u64 linear_rip; /* of the instruction */
 	u32 count, next;
@@ -288,8 +290,8 @@ void mem_write_bytes_cpl(struct kvm_vcpu *vcpu, u64 linear, const void *buf, uns
 			 unsigned int cpl);
 void mem_probe_write_cpl(struct kvm_vcpu *vcpu, u64 linear, unsigned int len, unsigned int cpl);
 
-/* EFLAGS.AC at CPL 3: #AC when linear is not a multiple of size, a power of two. It comes before page
- * faults. mem_read() and mem_write() do it themselves. */
+/* EFLAGS.AC at CPL 3: #AC when linear is not a multiple of size, a power of two. It comes before
+ * page faults. mem_read() and mem_write() do it themselves. */
 void mem_check_alignment(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
 
 /* Fault now if [linear, linear + len) cannot be read (written); len is 1 to 4096. */

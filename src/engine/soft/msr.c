@@ -261,6 +261,23 @@ static u64 *stored(struct kvm_vcpu *vcpu, u32 msr)
 	}
 }
 
+/* With KVM_CAP_ENFORCE_PV_FEATURE_CPUID. */
+static bool kvm_msr_hidden(struct kvm_vcpu *vcpu, u32 msr)
+{
+	switch (msr) {
+	case MSR_KVM_SYSTEM_TIME:
+	case MSR_KVM_WALL_CLOCK:
+		return !guest_pv_has(vcpu, FEATURE_PV_CLOCK);
+	case MSR_KVM_SYSTEM_TIME_NEW:
+	case MSR_KVM_WALL_CLOCK_NEW:
+		return !guest_pv_has(vcpu, FEATURE_PV_CLOCK2);
+	case MSR_KVM_POLL_CONTROL:
+		return !guest_pv_has(vcpu, FEATURE_PV_POLL_CONTROL);
+	default:
+		return false;
+	}
+}
+
 /* ---- reading ---- */
 
 static int get_computed(struct kvm_vcpu *vcpu, u32 msr, u64 *data, bool host)
@@ -309,7 +326,7 @@ static int get_computed(struct kvm_vcpu *vcpu, u32 msr, u64 *data, bool host)
 		*data = BIT(4); /* SVM is off */
 		return 0;
 	default:
-		return 1;
+		return MSR_UNKNOWN;
 	}
 }
 
@@ -324,6 +341,8 @@ int kvm_get_msr(struct kvm_vcpu *vcpu, u32 index, u64 *data, bool host)
 		return kvm_x2apic_msr_read(vcpu, index, data);
 	field = stored(vcpu, index);
 	if (field) {
+		if (!host && kvm_msr_hidden(vcpu, index))
+			return MSR_INVALID;
 		*data = *field;
 		return 0;
 	}
@@ -448,20 +467,6 @@ static void after_store(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 	}
 }
 
-static bool kvm_msr_hidden(struct kvm_vcpu *vcpu, u32 msr)
-{
-	switch (msr) {
-	case MSR_KVM_SYSTEM_TIME:
-	case MSR_KVM_WALL_CLOCK:
-		return !guest_has(vcpu, FEATURE_PV_CLOCK);
-	case MSR_KVM_SYSTEM_TIME_NEW:
-	case MSR_KVM_WALL_CLOCK_NEW:
-		return !guest_has(vcpu, FEATURE_PV_CLOCK2);
-	default:
-		return false;
-	}
-}
-
 static int set_base(struct kvm_vcpu *vcpu, int seg, u64 data)
 {
 	if (!is_canonical(data))
@@ -534,7 +539,7 @@ static int set_computed(struct kvm_vcpu *vcpu, u32 msr, u64 data, bool host)
 	case MSR_GS_BASE:
 		return set_base(vcpu, SEG_GS, data);
 	default:
-		return 1;
+		return MSR_UNKNOWN;
 	}
 }
 

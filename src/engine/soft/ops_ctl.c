@@ -1,6 +1,7 @@
 /* Control and debug registers, translations, MSRs, CPUID, time stamps. */
 #include <errno.h>
 
+#include "engine/soft/io.h"
 #include "engine/soft/mmu_int.h"
 #include "engine/soft/native.h"
 #include "engine/soft/ops_sys.h"
@@ -194,6 +195,19 @@ OP(mov_from_cr)
 	REG64(u->rm) = u->mode64 ? value : (u32)value;
 }
 
+/* A user that keeps the local APIC is told when the guest lets more interrupts in. */
+static void set_cr8(struct kvm_vcpu *vcpu, u64 value)
+{
+	u64 old = kvm_get_cr8(vcpu);
+
+	if (value & ~15ULL)
+		raise_gp(vcpu, 0);
+	kvm_set_cr8(vcpu, value);
+	if (!vcpu->apic && value < old)
+		kvm_make_request(vcpu, KVM_REQ_SET_TPR);
+	vcpu->events = true;
+}
+
 OP_END(mov_to_cr)
 {
 	u64 value = cr_operand(vcpu, u);
@@ -213,10 +227,7 @@ OP_END(mov_to_cr)
 		set_cr4(vcpu, value);
 		break;
 	case 8:
-		if (value & ~15ULL)
-			raise_gp(vcpu, 0);
-		kvm_set_cr8(vcpu, value);
-		vcpu->events = true;
+		set_cr8(vcpu, value);
 		break;
 	}
 }
@@ -387,13 +398,28 @@ OP_END(xsetbv)
 
 /* ---- MSRs, CPUID, time ---- */
 
+/* The result of kvm_emulate_*msr(), or the user's answer, which counts like one. */
+static void finish_msr(struct kvm_vcpu *vcpu, int rc, u32 reason)
+{
+	if (rc == 2)
+		io_ask_user(vcpu, reason, (u32)vcpu->ctl.gpr[RCX]);
+	if (rc)
+		raise_gp(vcpu, 0);
+}
+
 OP(rdmsr)
 {
 	u64 value;
+	int rc;
 
 	need_cpl0(vcpu);
-	if (kvm_get_msr(vcpu, (u32)vcpu->ctl.gpr[RCX], &value, false))
-		raise_gp(vcpu, 0);
+	if (io_user_answered(vcpu)) {
+		value = vcpu->run->msr.data;
+		rc = vcpu->run->msr.error != 0;
+	} else {
+		rc = kvm_emulate_rdmsr(vcpu, (u32)vcpu->ctl.gpr[RCX], &value);
+	}
+	finish_msr(vcpu, rc, KVM_EXIT_X86_RDMSR);
 	vcpu->ctl.gpr[RAX] = (u32)value;
 	vcpu->ctl.gpr[RDX] = value >> 32;
 }
@@ -401,10 +427,14 @@ OP(rdmsr)
 OP_END(wrmsr)
 {
 	u64 value = (u32)vcpu->ctl.gpr[RAX] | vcpu->ctl.gpr[RDX] << 32;
+	int rc;
 
 	need_cpl0(vcpu);
-	if (kvm_set_msr(vcpu, (u32)vcpu->ctl.gpr[RCX], value, false))
-		raise_gp(vcpu, 0);
+	if (io_user_answered(vcpu))
+		rc = vcpu->run->msr.error != 0;
+	else
+		rc = kvm_emulate_wrmsr(vcpu, (u32)vcpu->ctl.gpr[RCX], value);
+	finish_msr(vcpu, rc, KVM_EXIT_X86_WRMSR);
 	vcpu->events = true;
 }
 
@@ -488,6 +518,9 @@ OP(fence)
 
 OP_END(vmcall)
 {
-	kvm_emulate_hypercall(vcpu);
+	if (io_user_answered(vcpu))
+		kvm_complete_hypercall(vcpu);
+	else if (kvm_emulate_hypercall(vcpu))
+		io_ask_user(vcpu, KVM_EXIT_HYPERCALL, vcpu->run->hypercall.nr);
 	vcpu->events = true;
 }

@@ -138,6 +138,10 @@ int kvm_handle_requests(struct kvm_vcpu *vcpu)
 		vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 		return 1;
 	}
+	if (kvm_check_request(vcpu, KVM_REQ_SET_TPR)) {
+		vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
+		return 1;
+	}
 	if (out_now(vcpu))
 		return -EINTR;
 	return 0;

@@ -172,6 +172,7 @@ enum {
 	KVM_REQ_NMI,
 	KVM_REQ_SMI,
 	KVM_REQ_SIPI,
+	KVM_REQ_SET_TPR, /* the guest lowered a CR8 that the user keeps: KVM_EXIT_SET_TPR */
 };
 
 struct kvm_vcpu {
@@ -214,13 +215,6 @@ struct kvm_vcpu {
 	bool sigmask_set;
 	struct kvm_vcpu_arch *arch; /* the rest of api and chips (arch_int.h) */
 	struct vcpu_stat *stat;	    /* counters; the cpu adds to its own (stat.h) */
-
-	/* --- an exit to the user that the next KVM_RUN must complete (exec.c) --- */
-	struct {
-		bool mmio_read, pio_in;
-		u8 size;
-		u32 count;
-	} completion;
 };
 
 struct kvm {
@@ -285,15 +279,23 @@ int kvm_cpu_get_interrupt(struct kvm_vcpu *vcpu);
 u64 kvm_get_cr8(struct kvm_vcpu *vcpu);
 void kvm_set_cr8(struct kvm_vcpu *vcpu, u64 cr8);
 
-/* RDMSR and WRMSR: 0, or 1 for #GP. host: from KVM_SET_MSRS. Calls exec->state_changed() itself
- * where it must (EFER). */
+/* RDMSR and WRMSR: MSR_OK, or why there is a #GP. host: from KVM_SET_MSRS. Calls
+ * exec->state_changed() itself where it must (EFER). */
+enum { MSR_OK, MSR_INVALID, MSR_UNKNOWN };
 int kvm_get_msr(struct kvm_vcpu *vcpu, u32 index, u64 *data, bool host);
 int kvm_set_msr(struct kvm_vcpu *vcpu, u32 index, u64 data, bool host);
+/* The same for the instructions, with what KVM_CAP_X86_USER_SPACE_MSR and the MSR filter add: 0, 1
+ * for #GP, or 2 when the user decides; the exit is filled then, and its answer is in
+ * vcpu->run->msr. */
+int kvm_emulate_rdmsr(struct kvm_vcpu *vcpu, u32 index, u64 *data);
+int kvm_emulate_wrmsr(struct kvm_vcpu *vcpu, u32 index, u64 data);
 /* CPUID as the guest sees it; never fails. */
 void kvm_cpuid(struct kvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx);
 u64 kvm_read_tsc(struct kvm_vcpu *vcpu);
-/* VMCALL/VMMCALL with the registers as KVM's hypercalls; result into RAX. */
-void kvm_emulate_hypercall(struct kvm_vcpu *vcpu);
+/* VMCALL/VMMCALL with the registers as KVM's hypercalls. 0, result in RAX; or 1 when the user
+ * decides: KVM_EXIT_HYPERCALL is filled then, and kvm_complete_hypercall() takes the answer. */
+int kvm_emulate_hypercall(struct kvm_vcpu *vcpu);
+void kvm_complete_hypercall(struct kvm_vcpu *vcpu);
 /* INIT, SIPI, EOI side effects, TLB and clock requests; called on entry and when exit_request is
  * seen; clears exit_request. Returns 0 to go on (and look for interrupts), a negative value that
  * run() returns as it is (-EINTR, or -EAGAIN when the vCPU is no longer runnable), or 1 after an

@@ -25,6 +25,7 @@ static void destroy_vm(struct kvm *kvm)
 	kvm->exec->vm_free(kvm);
 	kvm_irqchip_free(kvm);
 	kvm_io_bus_free(kvm);
+	kvm_msr_filter_free(kvm);
 	kvm_free_memslots(kvm);
 	stats_free(kvm, NULL);
 	pthread_mutex_destroy(&kvm->lock);

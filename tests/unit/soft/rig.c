@@ -139,7 +139,22 @@ u64 kvm_read_tsc(struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-void kvm_emulate_hypercall(struct kvm_vcpu *vcpu)
+int kvm_emulate_rdmsr(struct kvm_vcpu *vcpu, u32 index, u64 *data)
+{
+	return kvm_get_msr(vcpu, index, data, false);
+}
+
+int kvm_emulate_wrmsr(struct kvm_vcpu *vcpu, u32 index, u64 data)
+{
+	return kvm_set_msr(vcpu, index, data, false);
+}
+
+int kvm_emulate_hypercall(struct kvm_vcpu *vcpu)
+{
+	return 0;
+}
+
+void kvm_complete_hypercall(struct kvm_vcpu *vcpu)
 {
 }
 
