@@ -21,12 +21,15 @@ demo: all
 	@scripts/deps demo
 	@scripts/demo $(BUILD)
 
-check: all
-	@scripts/deps check
+# The packages first: a build made without them has no unit tests.
+check:
+	@scripts/deps check $(BUILD)
+	@$(MAKE) --no-print-directory all
 	@scripts/check $(BUILD) $(SAN)
 
-soak: all
-	@scripts/deps check
+soak:
+	@scripts/deps check $(BUILD)
+	@$(MAKE) --no-print-directory all
 	@SOAK=1 scripts/run-tests $(BUILD) --suite soak --jobs 1
 
 bench: all
