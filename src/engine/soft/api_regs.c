@@ -161,10 +161,21 @@ void get_sregs(struct kvm_vcpu *vcpu, struct kvm_sregs *sregs)
 		bitmap_set((u64 *)sregs->interrupt_bitmap, ctl->interrupt.nr);
 }
 
+static bool pae_paging(u64 cr0, u64 cr4, u64 efer)
+{
+	return (cr0 & CR0_PG) && (cr4 & CR4_PAE) && !(efer & EFER_LMA);
+}
+
 void get_sregs2(struct kvm_vcpu *vcpu, struct kvm_sregs2 *sregs)
 {
+	const struct vcpu_control *ctl = &vcpu->ctl;
+
 	memset(sregs, 0, sizeof(*sregs));
 	get_common(vcpu, (struct kvm_sregs *)sregs);
+	if (!pae_paging(ctl->cr0, ctl->cr4, ctl->efer))
+		return;
+	memcpy(sregs->pdptrs, ctl->pdpte, sizeof(sregs->pdptrs));
+	sregs->flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
 }
 
 static bool sregs_valid(const struct kvm_sregs *s)
@@ -189,7 +200,17 @@ static void unhalt_after_reset(struct kvm_vcpu *vcpu)
 		__atomic_store_n(&vcpu->mp_state, KVM_MP_STATE_RUNNABLE, __ATOMIC_RELEASE);
 }
 
-static int set_common(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
+/* The page directory pointers of PAE paging: those given, or NULL for what memory has. */
+static void set_pdptes(struct vcpu_control *ctl, const __u64 *pdpte)
+{
+	ctl->pdpte_cr3 = ~0ULL;
+	if (!pdpte)
+		return;
+	memcpy(ctl->pdpte, pdpte, sizeof(ctl->pdpte));
+	ctl->pdpte_cr3 = ctl->cr3;
+}
+
+static int set_common(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs, const __u64 *pdpte)
 {
 	struct vcpu_control *ctl = &vcpu->ctl;
 
@@ -212,9 +233,12 @@ static int set_common(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
 	ctl->cr4 = sregs->cr4;
 	ctl->efer = sregs->efer;
 	kvm_set_cr8(vcpu, sregs->cr8);
+	set_pdptes(ctl, pdpte);
 	update_cpl(vcpu);
 	unhalt_after_reset(vcpu);
+	kvm_vcpu_enter_guest_mode(vcpu); /* it may read guest memory: slots must stay */
 	vcpu->kvm->exec->state_changed(vcpu);
+	kvm_vcpu_leave_guest_mode(vcpu);
 	kvm_make_request(vcpu, KVM_REQ_EVENT);
 	return 0;
 }
@@ -222,7 +246,7 @@ static int set_common(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
 int set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
 {
 	u64 vector = bitmap_next_set((const u64 *)sregs->interrupt_bitmap, KVM_NR_INTERRUPTS, 0);
-	int rc = set_common(vcpu, sregs);
+	int rc = set_common(vcpu, sregs, NULL);
 
 	if (rc || vector >= KVM_NR_INTERRUPTS)
 		return rc;
@@ -232,16 +256,15 @@ int set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
 	return 0;
 }
 
-/* PDPTEs are read from memory when PAE paging is entered; the saved ones are not needed. */
 int set_sregs2(struct kvm_vcpu *vcpu, const struct kvm_sregs2 *sregs)
 {
-	bool pae = (sregs->cr0 & CR0_PG) && (sregs->cr4 & CR4_PAE) && !(sregs->efer & EFER_LMA);
+	bool valid = sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID;
 
 	if (sregs->flags & ~(u64)KVM_SREGS2_FLAGS_PDPTRS_VALID)
 		return -EINVAL;
-	if ((sregs->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID) && !pae)
+	if (valid && !pae_paging(sregs->cr0, sregs->cr4, sregs->efer))
 		return -EINVAL;
-	return set_common(vcpu, (const struct kvm_sregs *)sregs);
+	return set_common(vcpu, (const struct kvm_sregs *)sregs, valid ? sregs->pdptrs : NULL);
 }
 
 /* ---- events ---- */

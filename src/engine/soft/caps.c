@@ -117,10 +117,8 @@ static int enable_split_irqchip(struct kvm *kvm, u64 reserved_pins)
 {
 	if (reserved_pins > KVM_MAX_IRQ_ROUTES)
 		return -EINVAL;
-	if (irqchip_in_kernel(kvm))
+	if (irqchip_in_kernel(kvm) || kvm->nr_vcpus)
 		return -EEXIST;
-	if (kvm->nr_vcpus)
-		return -EINVAL;
 	return kvm_irqchip_init(kvm, IRQCHIP_SPLIT, (u32)reserved_pins);
 }
 

@@ -376,7 +376,8 @@ static void vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 	u64 xcr0 = ctl->xcr0;
 	u32 eax = 1, ebx = 0, ecx = 0, edx = 0;
 
-	*ctl = (struct vcpu_control){.rip = 0xfff0, .rflags = 2, .entries = entries};
+	*ctl = (struct vcpu_control){.rip = 0xfff0, .rflags = 2, .pdpte_cr3 = ~0ULL};
+	ctl->entries = entries;
 	ctl->instructions = instructions;
 	kvm_cpuid(vcpu, &eax, &ebx, &ecx, &edx);
 	ctl->gpr[RDX] = eax ? eax : 0x600;

@@ -246,7 +246,6 @@ bool kvm_apic_match(struct kvm_vcpu *vcpu, const struct lapic_irq *irq)
 static int accept_vector(struct kvm_vcpu *vcpu, u8 vector, bool level_triggered)
 {
 	struct kvm_lapic *apic = vcpu->apic;
-	bool was;
 
 	if (!kvm_apic_enabled(vcpu))
 		return -1;
@@ -256,10 +255,10 @@ static int accept_vector(struct kvm_vcpu *vcpu, u8 vector, bool level_triggered)
 		else
 			vector_clear(apic, APIC_TMR, vector);
 	}
-	was = vector_set(apic, APIC_IRR, vector);
+	vector_set(apic, APIC_IRR, vector);
 	kvm_make_request(vcpu, KVM_REQ_EVENT);
 	kvm_vcpu_kick(vcpu);
-	return !was;
+	return 1;
 }
 
 static int accept_init(struct kvm_vcpu *vcpu, const struct lapic_irq *irq)

@@ -32,7 +32,7 @@ int kvm_lapic_set(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *state);
 /* Is it addressed by irq? Any thread. */
 bool kvm_apic_match(struct kvm_vcpu *vcpu, const struct lapic_irq *irq);
 bool kvm_apic_enabled(struct kvm_vcpu *vcpu); /* hardware and software */
-/* Take it: 1, or 0 when the vector was pending already; -1 when the LAPIC is off. Any thread. */
+/* Take it: 1, also when the vector was pending already; -1 when the LAPIC is off. Any thread. */
 int kvm_apic_accept(struct kvm_vcpu *vcpu, const struct lapic_irq *irq);
 /* Counts interrupts taken by lowest-priority arbitration. */
 u32 *kvm_apic_arbitration(struct kvm_vcpu *vcpu);

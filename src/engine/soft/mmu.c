@@ -327,7 +327,7 @@ void mmu_state_changed(struct kvm_vcpu *vcpu)
 	bool pae = (c->cr0 & X86_CR0_PG) && (c->cr4 & X86_CR4_PAE) && !(c->efer & EFER_LMA);
 
 	/* Bad ones leave the old: the user's mistake, and harmless. */
-	if (pae && vcpu_mmu(vcpu)->pdpte_cr3 != c->cr3)
+	if (pae && c->pdpte_cr3 != c->cr3)
 		mmu_load_pdptes(vcpu, c->cr3);
 	mmu_flush_all(vcpu);
 }
@@ -464,7 +464,7 @@ void mmu_init(struct kvm_vcpu *vcpu)
 	struct mmu *m = vcpu_mmu(vcpu);
 
 	memset(m, 0, sizeof(*m));
-	m->pdpte_cr3 = ~0ULL;
+	vcpu->ctl.pdpte_cr3 = ~0ULL;
 	tlb_clear(&m->off);
 	mmu_flush_all(vcpu);
 }

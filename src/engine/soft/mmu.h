@@ -116,9 +116,6 @@ struct mmu {
 	enum tlb_class class; /* of explicit accesses */
 	bool align_check; /* CR0.AM, EFLAGS.AC and CPL 3: tlb is `off`, every access is looked at */
 
-	u64 pdpte[4];  /* PAE: as loaded by the last CR3 load */
-	u64 pdpte_cr3; /* from there; ~0: never */
-
 	u16 asn;      /* of the current PCID */
 	u16 next_asn; /* never used so far since the last full flush */
 	u16 pcid_asn[4096];

@@ -121,6 +121,8 @@ struct vcpu_control {
 	struct segment seg[SEG_COUNT];
 	struct desc_ptr gdtr, idtr;
 	u64 cr0, cr2, cr3, cr4, cr8, efer, xcr0;
+	u64 pdpte[4];  /* PAE: as loaded by the last CR3 load */
+	u64 pdpte_cr3; /* from there; ~0: never */
 	u64 dr[4], dr6, dr7;
 	u8 cpl;
 	/* controls */

@@ -106,7 +106,6 @@ static struct pde_cache *pde_slot(const struct walk *w)
 static bool walk_start(struct walk *w)
 {
 	const struct vcpu_control *c = &w->vcpu->ctl;
-	const struct mmu *m = vcpu_mmu(w->vcpu);
 	u64 pdpte;
 
 	w->wide = c->cr4 & X86_CR4_PAE;
@@ -123,7 +122,7 @@ static bool walk_start(struct walk *w)
 		w->table = c->cr3 & MASK(51, 12);
 		return true;
 	}
-	pdpte = m->pdpte[(w->linear >> 30) & 3];
+	pdpte = c->pdpte[(w->linear >> 30) & 3];
 	w->level = 2;
 	w->table = pdpte & MASK(51, 12);
 	return pdpte & PTE_P;
@@ -325,7 +324,7 @@ bool mmu_load_pdptes(struct kvm_vcpu *vcpu, u64 cr3)
 		if ((value[i] & PTE_P) && (value[i] & reserved))
 			return false;
 	}
-	memcpy(vcpu_mmu(vcpu)->pdpte, value, sizeof(value));
-	vcpu_mmu(vcpu)->pdpte_cr3 = cr3;
+	memcpy(vcpu->ctl.pdpte, value, sizeof(value));
+	vcpu->ctl.pdpte_cr3 = cr3;
 	return true;
 }
