@@ -37,10 +37,11 @@ class Bench:
         subprocess.run(["objcopy", "-O", "binary", "-j", ".text", out + ".o", out], check=True)
         return out
 
-    def program(self, name, source):
+    def program(self, name, *sources):
         """A static program of this folder."""
         out = os.path.join(self.dir, name)
-        subprocess.run(["gcc", "-O2", "-static", os.path.join(HERE, source), "-o", out], check=True)
+        subprocess.run(["gcc", "-O2", "-static", *(os.path.join(HERE, s) for s in sources),
+                        "-o", out, "-lm"], check=True)
         return out
 
     def kernel(self):
