@@ -34,6 +34,7 @@ static struct {
 	pthread_t thread;	/* that submitted */
 	int signal_fd;
 	u32 submissions, signals, allocations, copies;
+	int no_ring; /* -errno: the kernel gave none, and a pool of threads serves the disk */
 	const void *iov_base;
 } seen;
 
@@ -55,6 +56,17 @@ int __wrap_uring_queue(struct uring *r, const struct uring_io *io)
 		seen.iov_base = io->iov->iov_base;
 	}
 	return __real_uring_queue(r, io);
+}
+
+int __real_uring_new(struct uring **out, unsigned int entries);
+int __wrap_uring_new(struct uring **out, unsigned int entries);
+int __wrap_uring_new(struct uring **out, unsigned int entries)
+{
+	int rc = __real_uring_new(out, entries);
+
+	if (rc)
+		seen.no_ring = rc;
+	return rc;
 }
 
 void __real_event_signal(int fd);
@@ -187,6 +199,10 @@ static void a_read_keeps_the_budget(void **state)
 		seen.signal_fd = d.virtio->queue[0].vq.signal_fd;
 		assert_true(seen.signal_fd >= 0); /* straight to the engine */
 		read_once();			  /* what is made once is made */
+		if (seen.no_ring) {
+			print_message("SKIP: no io_uring: %s\n", strerror(-seen.no_ring));
+			exit(77);
+		}
 		loop_post(d.virtio->queue[0].loop, &work);
 		assert_true(driver_until(&d, probed, NULL));
 		for (int k = 0; k < 10; k++) {
