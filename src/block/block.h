@@ -111,9 +111,13 @@ struct block_options {
 	bool copy_on_read;    /* what is read from a backing file is written to the image */
 	u64 iops, iops_burst; /* throttle: requests a second, and how many at once; 0: no limit */
 	u64 bps, bps_burst;   /* the same in bytes */
+	char *key_file;	      /* passphrase of encrypted images, every byte of the file counts */
 	/* Not in the table: look at the image itself and open nothing else (info, check). Ranges
-	 * that a backing file would show read as zeros. */
+	 * that a backing file would show read as zeros, and what is encrypted cannot be read
+	 * unless there is a key_file. */
 	bool metadata_only;
+	u64 key_work; /* not in the table: hashes that opening an encrypted image may cost; 0: as
+		       * many as take about a minute */
 };
 
 /*
@@ -131,7 +135,8 @@ struct block_options {
 		 .type = OPT_STRING,                                                               \
 		 .offset = offsetof(T, m format),                                                  \
 		 .arg = "NAME",                                                                    \
-		 .help = "raw, qcow2 or qed; left out, it is found out from the first bytes"},     \
+		 .help = "raw, qcow2, qed or luks; left out, it is found out from the first "      \
+			 "bytes"},                                                                 \
 		{.name = "readonly",                                                               \
 		 .type = OPT_BOOL,                                                                 \
 		 .offset = offsetof(T, m readonly),                                                \
@@ -203,9 +208,14 @@ struct block_options {
 		 .offset = offsetof(T, m bps),                                                     \
 		 .arg = "SIZE",                                                                    \
 		 .help = "most bytes a second"},                                                   \
+		{.name = "bps-burst",                                                              \
+		 .type = OPT_SIZE,                                                                 \
+		 .offset = offsetof(T, m bps_burst),                                               \
+		 .arg = "SIZE",                                                                    \
+		 .help = "bytes that may come at once"},                                           \
 	{                                                                                          \
-		.name = "bps-burst", .type = OPT_SIZE, .offset = offsetof(T, m bps_burst),         \
-		.arg = "SIZE", .help = "bytes that may come at once"                               \
+		.name = "encrypt.key-file", .type = OPT_STRING, .offset = offsetof(T, m key_file), \
+		.arg = "FILE", .help = "passphrase of an encrypted image, a last newline included" \
 	}
 
 extern const char *const block_cache_names[];

@@ -13,6 +13,9 @@
 
 static const char *const compat_names[] = {"0.10", "1.1", NULL};
 static const char *const compression_names[] = {"zlib", "zstd", NULL};
+static const char *const encrypt_names[] = {"none", "luks", NULL};
+static const char *const cipher_names[] = {"aes-256", "aes-128", NULL};
+static const char *const hash_names[] = {"sha1", "sha256", "sha512", NULL};
 static const char *const prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
 
 #define FIELD(f) .offset = offsetof(struct block_create, f)
@@ -86,6 +89,40 @@ const struct opt block_create_table[] = {
 	 .arg = "N",
 	 .max = 16,
 	 .help = "qed: clusters of a table, a power of 2; 4 when left out"},
+	{.name = "encrypt.format",
+	 .type = OPT_ENUM,
+	 FIELD(encrypt_format),
+	 .dflt = "none",
+	 .arg = "NAME",
+	 .choices = encrypt_names,
+	 .help = "qcow2: luks to encrypt what the guest writes"},
+	{.name = "encrypt.key-file",
+	 .type = OPT_STRING,
+	 FIELD(encrypt_key_file),
+	 .arg = "FILE",
+	 .help = "file with the passphrase, a last newline included"},
+	{.name = "encrypt.cipher-alg",
+	 .type = OPT_ENUM,
+	 FIELD(encrypt_cipher),
+	 .dflt = "aes-256",
+	 .arg = "NAME",
+	 .choices = cipher_names,
+	 .help = "aes-256 or aes-128, in mode xts-plain64"},
+	{.name = "encrypt.hash-alg",
+	 .type = OPT_ENUM,
+	 FIELD(encrypt_hash),
+	 .dflt = "sha256",
+	 .arg = "NAME",
+	 .choices = hash_names,
+	 .help = "sha1, sha256 or sha512, to make keys from passphrases"},
+	{.name = "encrypt.iter-time",
+	 .type = OPT_U64,
+	 FIELD(encrypt_iter_time),
+	 .dflt = "2000",
+	 .arg = "MS",
+	 .min = 1,
+	 .max = 60000,
+	 .help = "time that trying a passphrase shall take"},
 	OPT_END,
 };
 

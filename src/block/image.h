@@ -16,6 +16,9 @@ enum block_prealloc {
 	BLOCK_PREALLOC_FULL,	 /* and written with zeros */
 };
 
+enum block_encrypt { BLOCK_ENCRYPT_NONE, BLOCK_ENCRYPT_LUKS };
+enum block_cipher { BLOCK_CIPHER_AES_256, BLOCK_CIPHER_AES_128 };
+
 /* Names, defaults and meanings are those of qemu-img's -o. */
 struct block_create {
 	u64 size;
@@ -28,7 +31,12 @@ struct block_create {
 	int preallocation;    /* enum block_prealloc */
 	char *data_file;      /* qcow2: external data file */
 	bool data_file_raw;
-	u64 table_size; /* qed, clusters */
+	u64 table_size;		/* qed, clusters */
+	int encrypt_format;	/* qcow2: enum block_encrypt; luks images always are */
+	char *encrypt_key_file; /* the passphrase, every byte of it */
+	int encrypt_cipher;	/* enum block_cipher, in XTS mode */
+	int encrypt_hash;	/* 0 sha1, 1 sha256, 2 sha512 */
+	u64 encrypt_iter_time;	/* ms that trying a passphrase shall take */
 };
 
 extern const struct opt block_create_table[]; /* of struct block_create; opt_defaults() first */
@@ -40,6 +48,16 @@ int block_create(const char *path, const char *format, const struct block_create
 
 /* ---- look ---- */
 
+/* What an encrypted image tells without its key. */
+struct block_encryption {
+	const char *format; /* NULL: not encrypted */
+	const char *mode, *hash, *uuid;
+	u32 key_bits;	    /* of the cipher */
+	unsigned int slots; /* bit n: key slot n is in use */
+	u64 payload;	    /* bytes from the LUKS header to the data */
+	u32 digest_iterations;
+};
+
 struct block_image_info {
 	const char *format;
 	const char *backing_file, *backing_format, *data_file; /* as the image has them, or NULL */
@@ -50,6 +68,7 @@ struct block_image_info {
 	u32 nsnapshots, nbitmaps;
 	bool lazy_refcounts, extended_l2, data_file_raw, dirty, corrupt;
 	const char *compression;
+	struct block_encryption encryption;
 };
 
 /* Strings are the node's. */

@@ -35,16 +35,12 @@ static void geometry(struct qcow2 *s)
 }
 
 /* The external data file: a plain file name, opened only when the user lets it. */
-static int open_data(struct qcow2 *s, const struct block_options *o, struct err *err)
+static int open_external(struct qcow2 *s, const struct block_options *o, struct err *err)
 {
 	struct block_options below = *o;
 	char *path;
 	int rc;
 
-	s->data = s->block.file;
-	if (!s->external)
-		return 0;
-	s->data = NULL;
 	if (o->metadata_only)
 		return 0;
 	if (!o->data_file && !o->backing)
@@ -59,11 +55,40 @@ static int open_data(struct qcow2 *s, const struct block_options *o, struct err 
 	path = o->data_file ? strdup(o->data_file) : block_path_beside(s->block.name, s->data_name);
 	if (!path)
 		return err_set(err, ENOMEM, "%s: out of memory", s->block.name);
-	rc = block_open_protocol(&s->data, path, !o->data_file, &below, err);
+	rc = block_open_protocol(&s->data_file, path, !o->data_file, &below, err);
 	if (rc)
 		err_prefix(err, "data file of %s", s->block.name);
+	s->data = s->data_file;
 	free(path);
 	return rc;
+}
+
+/* Guest data is encrypted where it lies, by host offset; compressed clusters are not. */
+static int open_crypt(struct qcow2 *s, const struct block_options *o, struct err *err)
+{
+	struct luks_place place = {s->block.file, s->luks_offset, s->luks_len};
+	const struct crypto_class *crypto;
+	void *cipher;
+	int rc;
+
+	if (!range_fits(s->luks_offset, s->luks_len, s->file_size))
+		return err_set(err, EINVAL, "%s: LUKS header lies behind the end of the file",
+			       s->block.name);
+	rc = luks_read(&s->luks, &place, err);
+	if (rc)
+		return rc;
+	if (o->metadata_only && !o->key_file) {
+		s->data = NULL;
+		return 0;
+	}
+	rc = luks_unlock(&s->luks, &place, o, &crypto, &cipher, err);
+	if (rc)
+		return rc;
+	s->crypt = crypt_new(s->block.name, s->data, crypto, cipher);
+	if (!s->crypt)
+		return err_set(err, ENOMEM, "%s: out of memory", s->block.name);
+	s->data = s->crypt;
+	return 0;
 }
 
 static void release(struct qcow2 *s)
@@ -88,9 +113,9 @@ static void release(struct qcow2 *s)
 	free(s->data_name);
 	s->extensions = NULL;
 	s->data_name = NULL;
-	if (s->external && s->data)
-		block_close(s->data);
-	s->data = NULL;
+	crypt_free(s->crypt);
+	block_close(s->data_file);
+	s->data = s->data_file = s->crypt = NULL;
 	pthread_cond_destroy(&s->changed);
 	pthread_mutex_destroy(&s->lock);
 }
@@ -114,8 +139,11 @@ static int read_all(struct qcow2 *s, const struct block_options *o, struct err *
 	rc = qcow2_tables_open(s, o, err);
 	if (!rc)
 		rc = qcow2_snapshots_read(s, err);
-	if (!rc)
-		rc = open_data(s, o, err);
+	s->data = s->external ? NULL : b->file;
+	if (!rc && s->external)
+		rc = open_external(s, o, err);
+	if (!rc && s->luks_len)
+		rc = open_crypt(s, o, err);
 	if (rc || b->readonly || o->metadata_only || !(s->h.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return rc;
 	if (!o->repair)
@@ -186,7 +214,7 @@ static int qcow2_status(struct block *b, u64 offset, struct block_extent *e)
 		}
 		return 0;
 	case QCOW2_NORMAL:
-		e->flags = BLOCK_DATA | BLOCK_ALLOCATED | BLOCK_HAS_HOST;
+		e->flags = BLOCK_DATA | BLOCK_ALLOCATED | (s->luks_len ? 0 : BLOCK_HAS_HOST);
 		e->host_offset = map.host;
 		e->file = s->data ? s->data->name : b->name;
 		return 0;
@@ -214,6 +242,8 @@ int qcow2_info(struct block *b, struct block_image_info *info)
 	info->dirty = s->h.incompatible & QCOW2_INCOMPAT_DIRTY;
 	info->corrupt = s->h.incompatible & QCOW2_INCOMPAT_CORRUPT;
 	info->compression = s->h.compression ? "zstd" : "zlib";
+	if (s->luks_len)
+		luks_describe(&s->luks, &info->encryption);
 	return 0;
 }
 

@@ -324,6 +324,8 @@ static int refer_all(struct audit *a)
 	if (!rc)
 		rc = refer(a, s->h.l1_offset, s->h.l1_size * 8ULL, "L1 table");
 	if (!rc)
+		rc = refer(a, s->luks_offset, s->luks_len, "LUKS header");
+	if (!rc)
 		rc = check_tree(a, s->l1, s->h.l1_size, true);
 	if (!rc)
 		rc = refer_snapshots(a);
@@ -554,6 +556,8 @@ static int rebuild(struct audit *a)
 	rc = refer(a, 0, s->cluster_size, "header");
 	if (!rc)
 		rc = refer(a, s->h.l1_offset, s->h.l1_size * 8ULL, "L1 table");
+	if (!rc)
+		rc = refer(a, s->luks_offset, s->luks_len, "LUKS header");
 	if (!rc)
 		rc = check_tree(a, s->l1, s->h.l1_size, true);
 	if (!rc)

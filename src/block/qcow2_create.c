@@ -11,6 +11,7 @@ struct layout {
 	u64 reftable, reftable_clusters; /* in clusters */
 	u64 blocks, nblocks;
 	u64 l1, l1_clusters, l1_entries;
+	u64 luks, luks_clusters;
 	u64 end;
 };
 
@@ -50,14 +51,29 @@ static int judge(const struct block_create *c, const char *name, struct err *err
 		return err_set(err, ENAMETOOLONG, "name of the backing file is too long");
 	if (c->size > INT64_MAX)
 		return err_set(err, EFBIG, "size is too large");
+	if (c->encrypt_format && c->data_file_raw)
+		return err_set(err, EINVAL, "data_file_raw excludes encryption");
+	if (c->encrypt_format && c->preallocation &&
+	    (v2 || c->data_file || c->preallocation == BLOCK_PREALLOC_FULL))
+		return err_set(err, EINVAL,
+			       "preallocation of an encrypted image needs compat=1.1 and its own "
+			       "data, and may not be full");
 	return 0;
 }
 
-static int make_layout(const struct block_create *c, struct layout *l, struct err *err)
+static int make_layout(const struct block_create *c, struct layout *l, struct luks_header *luks,
+		       struct err *err)
 {
 	u64 per_block, per_l2;
+	int rc;
 
 	*l = (struct layout){.cluster = cluster_of(c), .reftable = 1};
+	if (c->encrypt_format) {
+		rc = luks_plan(luks, c, CRYPTO_SECTOR, err);
+		if (rc)
+			return rc;
+		l->luks_clusters = div_round_up(luks->payload, l->cluster);
+	}
 	per_block = l->cluster * 8 >> order_of(c);
 	per_l2 = l->cluster * (l->cluster / (c->extended_l2 ? 16 : 8));
 	l->l1_entries = max(div_round_up(c->size, per_l2), (u64)1);
@@ -68,7 +84,8 @@ static int make_layout(const struct block_create *c, struct layout *l, struct er
 	l->l1_clusters = div_round_up(l->l1_entries * 8, l->cluster);
 	l->nblocks = l->reftable_clusters = 1;
 	for (;;) {
-		u64 total = 1 + l->reftable_clusters + l->nblocks + l->l1_clusters;
+		u64 total =
+			1 + l->reftable_clusters + l->nblocks + l->l1_clusters + l->luks_clusters;
 		u64 blocks = div_round_up(total, per_block);
 		u64 table = div_round_up(blocks * 8, l->cluster);
 
@@ -79,7 +96,8 @@ static int make_layout(const struct block_create *c, struct layout *l, struct er
 	}
 	l->blocks = l->reftable + l->reftable_clusters;
 	l->l1 = l->blocks + l->nblocks;
-	l->end = l->l1 + l->l1_clusters;
+	l->luks = l->l1 + l->l1_clusters;
+	l->end = l->luks + l->luks_clusters;
 	return 0;
 }
 
@@ -153,6 +171,14 @@ static void fill_header(struct qcow2 *s, const struct block_create *c, const str
 		.compression = (u8)c->compression_type,
 	};
 	s->cluster_size = l->cluster;
+	if (l->luks_clusters) {
+		u8 where[16];
+
+		h->crypt = QCOW2_CRYPT_LUKS;
+		store_be64(where, l->luks * l->cluster);
+		store_be64(where + 8, l->luks_clusters * l->cluster);
+		add_extension(s, QCOW2_EXT_LUKS, where, sizeof(where));
+	}
 	if (c->lazy_refcounts)
 		h->compatible |= QCOW2_COMPAT_LAZY;
 	if (c->extended_l2)
@@ -207,14 +233,23 @@ static int make_data_file(const char *image, const struct block_create *c, struc
 	return rc;
 }
 
+static int make_luks(struct block *file, const struct block_create *c, const struct layout *l,
+		     struct luks_header *h, struct err *err)
+{
+	struct luks_place place = {file, l->luks * l->cluster, l->luks_clusters * l->cluster};
+
+	return l->luks_clusters ? luks_write(h, &place, c, err) : 0;
+}
+
 int qcow2_create(struct block *file, const struct block_create *c, struct err *err)
 {
+	struct luks_header luks;
 	struct layout l;
 	u8 zero = 0;
 	int rc = judge(c, file->name, err);
 
 	if (!rc)
-		rc = make_layout(c, &l, err);
+		rc = make_layout(c, &l, &luks, err);
 	if (!rc && (strlen(c->backing_fmt ? c->backing_fmt : "") > 255 ||
 		    strlen(c->data_file ? c->data_file : "") > QCOW2_MAX_NAME))
 		rc = err_set(err, ENAMETOOLONG, "a name is too long");
@@ -229,8 +264,12 @@ int qcow2_create(struct block *file, const struct block_create *c, struct err *e
 		rc = write_refcounts(file, c, &l);
 	if (!rc)
 		rc = block_node_write(file, &zero, 1, l.end * l.cluster - 1);
-	if (!rc)
-		rc = block_node_flush(file);
+	if (rc)
+		return err_set(err, -rc, "%s: %s", file->name, strerror(-rc));
+	rc = make_luks(file, c, &l, &luks, err);
+	if (rc)
+		return rc;
+	rc = block_node_flush(file);
 	if (rc)
 		return err_set(err, -rc, "%s: %s", file->name, strerror(-rc));
 	return write_header(file, c, &l, err);
@@ -240,6 +279,8 @@ int qcow2_create(struct block *file, const struct block_create *c, struct err *e
 
 static int map_all(struct qcow2 *s, u64 size)
 {
+	/* What an untouched cluster would decrypt to is not zeros: it has to be marked so. */
+	u64 zero = s->luks_len && !s->extended ? QCOW2_ZERO : 0;
 	int rc = 0;
 
 	for (u64 at = 0; at < size && !rc; at += s->cluster_size) {
@@ -255,7 +296,8 @@ static int map_all(struct qcow2 *s, u64 size)
 			rc = qcow2_alloc(s, 1, &host, &got);
 		/* Subclusters stay unallocated: their place is known, their contents are zeros. */
 		if (!rc)
-			qcow2_entry_set(s, tab, qcow2_l2_index(s, at), host | QCOW2_COPIED, 0);
+			qcow2_entry_set(s, tab, qcow2_l2_index(s, at), host | QCOW2_COPIED | zero,
+					0);
 		full = qcow2_cache_full(s);
 		pthread_mutex_unlock(&s->lock);
 		if (!rc && full)
@@ -312,16 +354,17 @@ int qcow2_measure(const struct block_create *c, u64 data, u64 *required, u64 *fu
 	u64 cluster = cluster_of(c), per_block = cluster * 8 >> order_of(c);
 	u64 per_l2 = cluster / (c->extended_l2 ? 16 : 8), l2, rest;
 	u64 *out[] = {required, full}, bytes[] = {data, c->size};
+	struct luks_header luks;
 	struct layout l;
 	int rc = judge(c, "measure", err);
 
 	if (!rc)
-		rc = make_layout(c, &l, err);
+		rc = make_layout(c, &l, &luks, err);
 	for (int i = 0; i < 2 && !rc; i++) {
 		u64 clusters = div_round_up(bytes[i], cluster), blocks = 0, table = 0;
 
 		l2 = div_round_up(c->size, cluster * per_l2);
-		rest = 1 + l.l1_clusters + l2 + (c->data_file ? 0 : clusters);
+		rest = 1 + l.l1_clusters + l.luks_clusters + l2 + (c->data_file ? 0 : clusters);
 		for (;;) {
 			u64 b = div_round_up(rest + blocks + table, per_block);
 			u64 t = div_round_up(b * 8, cluster);

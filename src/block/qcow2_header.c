@@ -117,12 +117,9 @@ static int judge_basics(const struct qcow2 *s, struct err *err)
 	    (h->length < V3_LENGTH || h->length % 8 || h->length > BIT(h->cluster_bits)))
 		return err_set(err, EINVAL, "%s: header of %u bytes is impossible", name,
 			       h->length);
-	if (h->crypt)
+	if (h->crypt && h->crypt != QCOW2_CRYPT_LUKS)
 		return err_set(err, ENOTSUP, "%s: is encrypted with %s, which is not supported",
-			       name,
-			       h->crypt == 1   ? "AES"
-			       : h->crypt == 2 ? "LUKS"
-					       : "an unknown method");
+			       name, h->crypt == 1 ? "AES" : "an unknown method");
 	if (h->refcount_order > 6)
 		return err_set(err, EINVAL, "%s: refcounts of 2^%u bits are impossible", name,
 			       h->refcount_order);
@@ -192,6 +189,20 @@ static int take_bitmaps(struct qcow2 *s, const u8 *p, u32 len)
 	return 0;
 }
 
+static int take_luks(struct qcow2 *s, const u8 *p, u32 len)
+{
+	if (s->h.crypt != QCOW2_CRYPT_LUKS)
+		return 0;
+	if (len != 16)
+		return -EINVAL;
+	s->luks_offset = load_be64(p);
+	s->luks_len = load_be64(p + 8);
+	return s->luks_len && s->luks_len <= QCOW2_MAX_LUKS &&
+			       table_fits(s, s->luks_offset, s->luks_len)
+		       ? 0
+		       : -EINVAL;
+}
+
 static int take_extension(struct qcow2 *s, u32 type, const u8 *p, u32 len, struct err *err)
 {
 	const char *name = s->block.name;
@@ -211,6 +222,10 @@ static int take_extension(struct qcow2 *s, u32 type, const u8 *p, u32 len, struc
 	case QCOW2_EXT_BITMAPS:
 		if (take_bitmaps(s, p, len))
 			return err_set(err, EINVAL, "%s: broken bitmap extension", name);
+		return 0;
+	case QCOW2_EXT_LUKS:
+		if (take_luks(s, p, len))
+			return err_set(err, EINVAL, "%s: broken LUKS extension", name);
 		return 0;
 	default:
 		return 0;
@@ -288,6 +303,9 @@ int qcow2_header_read(struct qcow2 *s, bool ignore_corrupt, struct err *err)
 	rc = end < s->h.length
 		     ? err_set(err, EINVAL, "%s: impossible backing file name", s->block.name)
 		     : read_extensions(s, head, end, err);
+	if (!rc && s->h.crypt && !s->luks_len)
+		rc = err_set(err, EINVAL, "%s: does not say where its LUKS header is",
+			     s->block.name);
 	if (!rc)
 		rc = judge_features(s, err);
 	if (!rc)

@@ -22,6 +22,7 @@
 #include "base/endian.h"
 #include "block/block_int.h"
 #include "block/compress.h"
+#include "block/luks_int.h"
 
 #define QCOW2_MAGIC 0x514649fbu
 
@@ -31,6 +32,7 @@
 #define QCOW2_MAX_SNAPSHOT_TAB (64 * MiB)
 #define QCOW2_MAX_EXTRA	       1024u
 #define QCOW2_MAX_NAME	       1023u
+#define QCOW2_MAX_LUKS	       (64 * MiB)
 #define QCOW2_HOST_LIMIT       (1ULL << 56)
 
 /* Incompatible features, by bit. */
@@ -42,6 +44,7 @@ enum {
 	QCOW2_INCOMPAT_EXTENDED_L2 = 1 << 4,
 	QCOW2_INCOMPAT_KNOWN = (1 << 5) - 1,
 };
+#define QCOW2_CRYPT_LUKS    2 /* of qcow2_header.crypt */
 #define QCOW2_COMPAT_LAZY   (1ULL << 0)
 #define QCOW2_AUTO_BITMAPS  (1ULL << 0)
 #define QCOW2_AUTO_DATA_RAW (1ULL << 1)
@@ -165,7 +168,8 @@ struct qcow2_map {
 struct qcow2 {
 	struct block block;
 	struct qcow2_header h;
-	struct block *data; /* where guest data lies: block.file or the external data file */
+	struct block *data;		 /* where guest data lies: block.file, data_file or crypt */
+	struct block *data_file, *crypt; /* the external data file, what encrypts; or NULL */
 	bool external, data_raw, copy_on_read;
 
 	u32 cluster_bits;
@@ -223,6 +227,8 @@ struct qcow2 {
 	char *data_name;
 	u32 nbitmaps;
 	u64 bitmap_dir_offset, bitmap_dir_size;
+	u64 luks_offset, luks_len; /* of the LUKS header, 0: none */
+	struct luks_header luks;
 
 	const struct compress_class *compress; /* NULL until needed */
 	struct qcow2_unpacked *unpacked;

@@ -259,7 +259,7 @@ static int plan_new(struct qcow2 *s, struct step *st, u64 foreign)
 		return rc;
 	st->clusters = got;
 	st->len = min(st->len, (got << s->cluster_bits) - in);
-	st->fresh = !s->external;
+	st->fresh = !s->external && !s->crypt;
 	/* A shared or compressed cluster's subclusters would lose their place: copy all of it. */
 	for (u64 i = 0; i < got && !whole; i++) {
 		rc = entry_at(s, st->offset - in + (i << s->cluster_bits), &entry, &bitmap);

@@ -272,8 +272,10 @@ int qcow2_packed_write(struct qcow2 *s, const struct block_io *io)
 	u8 *plain, *packed;
 	int rc = 0;
 
-	if (s->external || !c)
-		return s->external ? -ENOTSUP : -EIO;
+	if (s->external || s->luks_len)
+		return -ENOTSUP;
+	if (!c)
+		return -EIO;
 	if (qcow2_into_cluster(s, io->offset) ||
 	    (qcow2_into_cluster(s, end) && end != block_size(&s->block)))
 		return -EINVAL;

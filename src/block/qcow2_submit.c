@@ -151,9 +151,10 @@ static bool allocate(struct qcow2 *s, u64 offset, u64 len)
 {
 	bool done;
 
-	/* The backing file would have to be copied from. */
-	if (s->external || (s->block.backing &&
-			    align_down(offset, s->cluster_size) < block_size(s->block.backing)))
+	/* The backing file would have to be copied from; what is encrypted is never fresh. */
+	if (s->external || s->crypt ||
+	    (s->block.backing &&
+	     align_down(offset, s->cluster_size) < block_size(s->block.backing)))
 		return false;
 	if (pthread_mutex_trylock(&s->lock))
 		return false;

@@ -559,6 +559,8 @@ static int note_metadata(struct qcow2 *s)
 	u64 per = s->cluster_size / 8;
 	int rc = qcow2_meta_add(s, 0, 1);
 
+	if (!rc && s->luks_len)
+		rc = qcow2_meta_add(s, s->luks_offset, div_round_up(s->luks_len, s->cluster_size));
 	if (!rc && s->h.l1_size)
 		rc = qcow2_meta_add(s, s->h.l1_offset, div_round_up(s->h.l1_size, per));
 	if (!rc)

@@ -125,6 +125,7 @@ int img_open(struct block **out, const struct img_source *source, unsigned int f
 	o.readonly = !(flags & IMG_WRITE);
 	o.backing = !source->no_backing;
 	o.lock = !source->share;
+	o.key_file = source->key_file;
 	o.metadata_only = flags & IMG_METADATA;
 	o.repair = !(flags & IMG_NO_REPAIR);
 	return block_open(out, &o, err);

@@ -23,6 +23,11 @@ static const struct opt compare_options[] = {
 	 .arg = "NAME",
 	 .help = "format of the second image"},
 	{.name = "F", .type = OPT_STRING, FIELD(b.format), .arg = "NAME"},
+	{.name = "second-key-file",
+	 .type = OPT_STRING,
+	 FIELD(b.key_file),
+	 .arg = "FILE",
+	 .help = "passphrase of the second image, if it is another"},
 	{.name = "strict",
 	 .type = OPT_BOOL,
 	 FIELD(strict),
@@ -139,6 +144,8 @@ static int compare(struct compare *c, struct err *err)
 	int rc = img_open(&s[0].block, &c->a, 0, err);
 
 	c->b.cache = c->a.cache;
+	if (!c->b.key_file && c->a.key_file)
+		c->b.key_file = strdup(c->a.key_file);
 	c->b.share = c->a.share;
 	c->b.no_backing = c->a.no_backing;
 	c->b.backing_format = c->a.backing_format;

@@ -40,7 +40,7 @@ static const struct opt convert_options[] = {
 	 FIELD(target_format),
 	 .dflt = "raw",
 	 .arg = "NAME",
-	 .help = "raw, qcow2 or qed"},
+	 .help = "raw, qcow2, qed or luks"},
 	{.name = "O", .type = OPT_STRING, FIELD(target_format), .arg = "NAME"},
 	{.name = "options",
 	 .type = OPT_STRING,
@@ -263,13 +263,20 @@ static int copy_all(struct job *j)
 
 /* ---- the target ---- */
 
+/* What -o says of the target, in *c, which the caller gives to opt_free() in any case. */
+static int target_options(const struct convert *a, struct block_create *c, struct err *err)
+{
+	int rc = opt_defaults(block_create_table, c, err);
+
+	return rc || !a->options ? rc
+				 : opt_parse_list(block_create_table, c, a->options, NULL, err);
+}
+
 static int make_target(const struct convert *a, const char *path, u64 size, struct err *err)
 {
 	struct block_create c = {0};
-	int rc = opt_defaults(block_create_table, &c, err);
+	int rc = target_options(a, &c, err);
 
-	if (!rc && a->options)
-		rc = opt_parse_list(block_create_table, &c, a->options, NULL, err);
 	if (!rc && a->backing) {
 		free(c.backing_file);
 		c.backing_file = strdup(a->backing);
@@ -287,12 +294,18 @@ static int open_target(const struct convert *a, const char *path, struct block *
 		       struct err *err)
 {
 	struct block_options o = img_open_defaults();
+	struct block_create c = {0};
+	int rc = target_options(a, &c, err);
 
 	o.file = (char *)(uintptr_t)path;
 	o.format = a->target_format;
 	o.cache = a->target_cache;
 	o.backing = true;
-	return block_open(out, &o, err);
+	o.key_file = c.encrypt_key_file;
+	if (!rc)
+		rc = block_open(out, &o, err);
+	opt_free(block_create_table, &c);
+	return rc;
 }
 
 static int copy_into(const struct convert *a, struct block *from, const char *path, bool fresh,
@@ -307,7 +320,8 @@ static int copy_into(const struct convert *a, struct block *from, const char *pa
 	j.size = block_size(from);
 	block_get_info(j.to, &info);
 	j.unit = a->compress ? info.discard_align : a->sparse;
-	j.zeroed = fresh && !a->backing;
+	/* What a new image of this format holds is not zeros but noise. */
+	j.zeroed = fresh && !a->backing && strcmp(info.format, "luks");
 	pthread_mutex_init(&j.lock, NULL);
 	if (j.size > info.size)
 		rc = err_set(err, ENOSPC, "%s: is smaller than the source", path);

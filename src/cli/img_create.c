@@ -24,7 +24,7 @@ static const struct opt create_options[] = {
 	 FIELD(format),
 	 .dflt = "raw",
 	 .arg = "NAME",
-	 .help = "raw, qcow2 or qed"},
+	 .help = "raw, qcow2, qed or luks"},
 	{.name = "f", .type = OPT_STRING, FIELD(format), .arg = "NAME"},
 	{.name = "backing",
 	 .type = OPT_STRING,
@@ -43,7 +43,8 @@ static const struct opt create_options[] = {
 	 FIELD(options),
 	 .arg = "KEY=VALUE,...",
 	 .help = "cluster_size, compat, refcount_bits, preallocation, extended_l2, lazy_refcounts, "
-		 "compression_type, data_file, data_file_raw, table_size"},
+		 "compression_type, data_file, data_file_raw, table_size, encrypt.format, "
+		 "encrypt.key-file, encrypt.cipher-alg, encrypt.hash-alg, encrypt.iter-time"},
 	{.name = "o", .type = OPT_STRING, FIELD(options), .arg = "KEY=VALUE,..."},
 	{.name = "unchecked",
 	 .type = OPT_BOOL,

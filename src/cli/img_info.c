@@ -75,6 +75,29 @@ static const char *yes(bool b)
 	return b ? "true" : "false";
 }
 
+static void json_encryption(const struct block_encryption *e, const char *indent)
+{
+	bool first = true;
+
+	printf(",\n%s\"cipher-alg\": \"aes-%u\",\n%s\"cipher-mode\": \"%.3s\"", indent, e->key_bits,
+	       indent, e->mode);
+	printf(",\n%s\"ivgen-alg\": \"%s\"", indent, strchr(e->mode, ':') ? "essiv" : "plain64");
+	if (strchr(e->mode, ':'))
+		printf(",\n%s\"ivgen-hash-alg\": \"%s\"", indent, strchr(e->mode, ':') + 1);
+	printf(",\n%s\"hash-alg\": \"%s\",\n%s\"uuid\": ", indent, e->hash, indent);
+	img_json_string(stdout, e->uuid);
+	printf(",\n%s\"payload-offset\": %llu,\n%s\"master-key-iters\": %u", indent,
+	       (unsigned long long)e->payload, indent, e->digest_iterations);
+	printf(",\n%s\"slots-in-use\": [", indent);
+	for (unsigned int i = 0; i < 8; i++) {
+		if (!(e->slots & (1u << i)))
+			continue;
+		printf("%s%u", first ? "" : ", ", i);
+		first = false;
+	}
+	printf("]");
+}
+
 static void json_specific(const struct block_image_info *i)
 {
 	printf(",\n    \"format-specific\": {\n        \"type\": ");
@@ -93,6 +116,20 @@ static void json_specific(const struct block_image_info *i)
 		img_json_string(stdout, i->data_file);
 		printf(",\n            \"data-file-raw\": %s", yes(i->data_file_raw));
 	}
+	if (i->encryption.format) {
+		printf(",\n            \"encrypt\": {\n                \"format\": \"luks\"");
+		json_encryption(&i->encryption, "                ");
+		printf("\n            }");
+	}
+	printf("\n        }\n    }");
+}
+
+/* A luks image has nothing but its encryption. */
+static void json_luks(const struct block_encryption *e)
+{
+	printf(",\n    \"format-specific\": {\n        \"type\": \"luks\",\n        \"data\": {");
+	printf("\n            \"format\": \"luks\"");
+	json_encryption(e, "            ");
 	printf("\n        }\n    }");
 }
 
@@ -108,8 +145,12 @@ static void print_json(struct block *b, const char *file, const struct block_ima
 	json_text("backing-filename", i->backing_file);
 	json_text("backing-filename-format", i->backing_file ? i->backing_format : NULL);
 	json_snapshots(b, i->nsnapshots);
+	if (i->encryption.format)
+		printf(",\n    \"encrypted\": true");
 	if (i->version)
 		json_specific(i);
+	else if (i->encryption.format)
+		json_luks(&i->encryption);
 	printf(",\n    \"dirty-flag\": %s\n}\n", yes(i->dirty));
 }
 
@@ -144,6 +185,17 @@ void img_print_snapshots(struct block *b, int count)
 	}
 }
 
+static void human_encryption(const struct block_encryption *e)
+{
+	printf("encrypted: yes\nencryption: luks, aes-%u-%s, %s, key slots", e->key_bits, e->mode,
+	       e->hash);
+	for (unsigned int i = 0; i < 8; i++)
+		if (e->slots & (1u << i))
+			printf(" %u", i);
+	printf(e->slots ? "\n" : " none\n");
+	print_name("uuid", e->uuid);
+}
+
 static void print_human(struct block *b, const char *file, const struct block_image_info *i)
 {
 	printf("image: %s\nfile format: %s\nvirtual size: ", file, i->format);
@@ -165,6 +217,8 @@ static void print_human(struct block *b, const char *file, const struct block_im
 		if (i->nbitmaps)
 			printf("bitmaps: %u\n", i->nbitmaps);
 	}
+	if (i->encryption.format)
+		human_encryption(&i->encryption);
 	if (i->dirty)
 		printf("dirty: was not closed cleanly\n");
 	if (i->corrupt)

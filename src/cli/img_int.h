@@ -35,6 +35,7 @@ struct img_source {
 	bool no_backing; /* do not open what the image names */
 	char *backing_format;
 	bool share; /* do not lock */
+	char *key_file;
 };
 
 #define IMG_SOURCE_OPTIONS(T, m)                                                                   \
@@ -64,8 +65,10 @@ struct img_source {
 		 .type = OPT_BOOL,                                                                 \
 		 .offset = offsetof(T, m.share),                                                   \
 		 .help = "do not lock the image (it may change meanwhile)"},                       \
+		{.name = "U", .type = OPT_BOOL, .offset = offsetof(T, m.share)},                   \
 	{                                                                                          \
-		.name = "U", .type = OPT_BOOL, .offset = offsetof(T, m.share)                      \
+		.name = "key-file", .type = OPT_STRING, .offset = offsetof(T, m.key_file),         \
+		.arg = "FILE", .help = "passphrase of encrypted images, a last newline included"   \
 	}
 
 /* flags of img_open() */

@@ -209,7 +209,8 @@ static int take_over(struct block *image, struct block *fresh, u64 unit, struct 
 
 static int rebase_data(const struct rebase *r, struct block *b, struct err *err)
 {
-	struct img_source source = {.format = r->backing_fmt, .share = r->source.share};
+	struct img_source source = {
+		.format = r->backing_fmt, .share = r->source.share, .key_file = r->source.key_file};
 	struct block *fresh = NULL;
 	struct img_progress progress;
 	struct block_info info;
@@ -340,6 +341,7 @@ static int open_base(const struct commit *c, const struct block_image_info *info
 	struct img_source source = {.format = (char *)(uintptr_t)info->backing_format,
 				    .backing_format = c->source.backing_format,
 				    .cache = c->source.cache,
+				    .key_file = c->source.key_file,
 				    .share = true};
 	int rc;
 

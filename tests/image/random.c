@@ -27,6 +27,8 @@ struct shape {
 	int cache;
 	u64 l2_cache;
 	u64 table_size;
+	bool luks;
+	u64 unit; /* of requests; 0: 512 */
 };
 
 static const struct shape shapes[] = {
@@ -67,12 +69,19 @@ static const struct shape shapes[] = {
 	{"qed", "qed", 65536, 24 * MiB},
 	{"qed-backed", "qed", 4096, 8 * MiB, .backing = 7 * MiB + 512, .table_size = 2},
 	{"qed-direct", "qed", 65536, 16 * MiB, .cache = BLOCK_CACHE_NONE},
+	{"luks-64k", "qcow2", 65536, 16 * MiB, .luks = true},
+	{"luks-512-backed-bytes", "qcow2", 512, 2 * MiB, .backing = 1 * MiB, .luks = true,
+	 .unit = 1},
+	{"luks-ext-backed", "qcow2", 32768, 8 * MiB, .backing = 7 * MiB + 512, .extended = true,
+	 .luks = true},
+	{"luks-direct", "qcow2", 65536, 16 * MiB, .luks = true, .cache = BLOCK_CACHE_NONE},
+	{"luks-external", "qcow2", 65536, 16 * MiB, .luks = true, .external = true},
 	{"qemu-qed", "qed", 8192, 16 * MiB, .from_qemu = true, .table_size = 2},
 };
 
 struct run {
 	const struct shape *shape;
-	char *folder, *image, *base, *shadow, *data;
+	char *folder, *image, *base, *shadow, *data, *key;
 	struct rig rig;
 	u64 seed;
 };
@@ -143,6 +152,9 @@ static int make_ours(struct run *r)
 		c.backing_file = r->base;
 		c.backing_fmt = (char *)"raw";
 	}
+	c.encrypt_format = s->luks;
+	c.encrypt_key_file = r->key;
+	c.encrypt_iter_time = 1;
 	if (s->external)
 		c.data_file = r->data; /* QEMU takes names relative to where it was started */
 	if (!rc)
@@ -182,12 +194,29 @@ static int make_qemu(struct run *r, const u8 *content)
 
 /* ---- judging ---- */
 
+static int judge_luks(struct run *r)
+{
+	static const char *const secret = "--object secret,id=k,file=";
+	int rc = rig_run("qemu-img check -q %s'%s' --image-opts 'driver=qcow2,encrypt.key-secret=k,"
+			 "file.driver=file,file.filename=%s'",
+			 secret, r->key, r->image);
+
+	if (rc)
+		return fail(r, "qemu-img check", rc);
+	rc = rig_run("qemu-img compare -q %s'%s' --image-opts 'driver=qcow2,encrypt.key-secret=k,"
+		     "file.driver=file,file.filename=%s' 'driver=raw,file.filename=%s'",
+		     secret, r->key, r->image, r->shadow);
+	return rc ? fail(r, "qemu-img compare", rc) : 0;
+}
+
 static int judge(struct run *r, bool map)
 {
 	int rc;
 
 	if (write_file(r->shadow, r->rig.shadow, r->rig.size))
 		return fail(r, "writing the shadow", -EIO);
+	if (r->shape->luks)
+		return judge_luks(r);
 	rc = rig_run("qemu-img check -q -f %s '%s'", r->shape->format, r->image);
 	/* QED leaks what zero clusters replace, and cannot do otherwise. */
 	if (rc && !(rc == 3 && !strcmp(r->shape->format, "qed")))
@@ -217,6 +246,8 @@ static int open_image(struct run *r)
 	o.iops = r->shape->iops;
 	if (r->shape->l2_cache)
 		o.l2_cache = r->shape->l2_cache;
+	if (r->shape->luks)
+		o.key_file = strdup(r->key);
 	rc = block_open(&r->rig.block, &o, &err);
 	if (rc)
 		fprintf(stderr, "%s\n", err.text);
@@ -285,7 +316,8 @@ static int run_shape(struct run *r, unsigned int sessions, unsigned int steps)
 
 	if (rc)
 		return fail(r, "backing file", rc);
-	r->rig = (struct rig){.size = s->size, .seed = r->seed, .unit = 512};
+	r->rig = (struct rig){
+		.size = s->size, .seed = r->seed, .unit = s->unit ? (u32)s->unit : 512};
 	r->rig.max_len = (u32)min(max(8 * s->cluster, 64 * KiB), 4 * MiB);
 	r->rig.shadow = calloc(1, s->size);
 	if (!r->rig.shadow)
@@ -329,13 +361,16 @@ int main(int argc, char **argv)
 		r.base = rig_path(r.folder, "base");
 		r.data = rig_path(r.folder, "data");
 		r.shadow = rig_path(r.folder, "shadow");
-		bad = run_shape(&r, (unsigned int)(3 * factor), 60);
+		r.key = rig_path(r.folder, "key");
+		bad = shapes[i].luks && write_file(r.key, "secret", 6);
+		bad = bad || run_shape(&r, (unsigned int)(3 * factor), 60);
 		printf("%-24s %s\n", shapes[i].name, bad ? "FAILED" : "ok");
 		free(r.rig.shadow);
 		free(r.image);
 		free(r.base);
 		free(r.data);
 		free(r.shadow);
+		free(r.key);
 		if (bad)
 			fprintf(stderr, "left in %s\n", r.folder);
 		else
