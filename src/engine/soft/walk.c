@@ -29,7 +29,7 @@ static void table_written(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot, u
 	if (slot->dirty_bitmap)
 		mark_page_dirty_in_slot(slot, gpa >> PAGE_SHIFT);
 	if (unlikely(blocks_page_has_code(vcpu->kvm, gpa)))
-		blocks_written(vcpu, gpa, 8);
+		blocks_written(vcpu, gpa, 1); /* A and D are in the first byte */
 }
 
 /* ---- permissions ---- */

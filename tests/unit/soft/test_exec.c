@@ -445,6 +445,33 @@ static void test_cross_modifying(void **state)
 	assert_int_equal(rig->second.ctl.gpr[RCX], rounds);
 }
 
+#define PTES 0x60000u
+#define DIR  0x61000u
+
+/* The accessed flag that a walk sets in the last entry of a 32-bit page table is an immediate of
+ * code that lies there: the code must change with it. */
+static void test_code_in_page_table(void **state)
+{
+	struct rig *rig = *state;
+	u32 *pte = (u32 *)(rig->ram + PTES), *dir = (u32 *)(rig->ram + DIR);
+
+	rig_mode(rig, 32);
+	for (u32 i = 0; i < 1024; i++)
+		pte[i] = i << 12 | 7;
+	pte[1022] = 0xb03fe007; /* its last byte: mov al, ... */
+	pte[1023] = 0x0030c307; /* ... 7; ret */
+	dir[0] = PTES | 7;
+	rig->vcpu.ctl.cr3 = DIR;
+	rig->vcpu.ctl.cr0 |= 1u << 31;
+	interpreter_ops.state_changed(&rig->vcpu);
+	GPR(RDI) = PTES + 4091;
+	/* call edi; mov bl, al; mov ecx, [0x3ff000]; call edi; mov bh, al */
+	assert_int_equal(RIG_RUN(rig, 0xff, 0xd7, 0x88, 0xc3, 0x8b, 0x0d, 0, 0xf0, 0x3f, 0, 0xff,
+				 0xd7, 0x88, 0xc7),
+			 KVM_EXIT_HLT);
+	assert_int_equal(GPR(RBX) & 0xffff, 0x2707);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -464,6 +491,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_string_io, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stack_depth, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cross_modifying, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_code_in_page_table, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_arena, setup, teardown),
 	};
 
