@@ -23,15 +23,29 @@
 
 #define MEMORY	    (1u << 20)
 #define ARG_SIZE    (1u << 18)
+#define GUARD	    (1u << 16)
 #define DESCRIPTORS 16
 #define EVENTS	    4
 #define MAX_OPS	    200
 #define RUN_NS	    300000
+#define MAX_KICKS   200000 /* in one KVM_RUN: a minute */
 #define KICK	    (SIGRTMIN + 1)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum pointer { NONE, BY_VALUE, SMALL, REGION, BITMAP, CLEAR_BITMAP, IRQFD, IOEVENTFD, MASK, RUN };
+enum pointer {
+	NONE,
+	BY_VALUE,
+	SMALL,
+	REGION,
+	BITMAP,
+	CLEAR_BITMAP,
+	IRQFD,
+	IOEVENTFD,
+	MASK,
+	FILTER,
+	RUN
+};
 
 static const struct {
 	unsigned long request;
@@ -109,12 +123,22 @@ static const struct {
 	{KVM_TRANSLATE, SMALL},
 	{KVM_KVMCLOCK_CTRL, NONE},
 	{KVM_X86_SETUP_MCE, SMALL},
+	/* After FIRST: the numbers of the old ones are in the corpus. */
+	{KVM_X86_SET_MCE, SMALL},
+	{KVM_X86_SET_MSR_FILTER, FILTER},
+	{KVM_TPR_ACCESS_REPORTING, SMALL},
+	{KVM_SET_VAPIC_ADDR, SMALL},
+	{KVM_SMI, NONE},
+	{KVM_GET_XSAVE2, SMALL},
+	{KVM_CREATE_PIT, NONE},
+	{KVM_X86_GET_MCE_CAP_SUPPORTED, SMALL},
 };
-#define OP_CLOSE  (sizeof(requests) / sizeof(requests[0]))
-#define OP_MMAP	  (OP_CLOSE + 1)
-#define OP_SIGNAL (OP_CLOSE + 2)
-#define OP_DMA	  (OP_CLOSE + 3)
-#define OP_COUNT  (OP_CLOSE + 4)
+#define FIRST	  72u /* then come four other operations */
+#define OP_CLOSE  FIRST
+#define OP_MMAP	  (FIRST + 1)
+#define OP_SIGNAL (FIRST + 2)
+#define OP_DMA	  (FIRST + 3)
+#define OP_COUNT  (sizeof(requests) / sizeof(requests[0]) + 4)
 
 struct script {
 	const uint8_t *at, *end;
@@ -126,8 +150,28 @@ struct script {
 static uint8_t *memory, *arg;
 static timer_t kick_timer;
 
+static uint32_t kicks;
+
+/* A KVM_RUN that does not heed them is a finding. */
 static void on_kick(int sig)
 {
+	static const char text[] = "KVM_RUN does not heed signals\n";
+
+	if (++kicks < MAX_KICKS)
+		return;
+	if (write(2, text, sizeof(text) - 1) < 0)
+		_exit(3);
+	abort();
+}
+
+/* With inaccessible pages on both sides. */
+static uint8_t *guarded(size_t size)
+{
+	uint8_t *p = mmap(NULL, size + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED || mprotect(p + GUARD, size, PROT_READ | PROT_WRITE))
+		abort();
+	return p + GUARD;
 }
 
 static void init(void)
@@ -135,8 +179,8 @@ static void init(void)
 	struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KICK};
 	struct sigaction sa = {.sa_handler = on_kick};
 
-	memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	arg = mmap(NULL, ARG_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	memory = guarded(MEMORY);
+	arg = guarded(ARG_SIZE);
 	sigaction(KICK, &sa, NULL);
 	event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
 	if (timer_create(CLOCK_MONOTONIC, &event, &kick_timer))
@@ -194,6 +238,7 @@ static int run(int fd)
 {
 	int rc;
 
+	kicks = 0;
 	kick_later(RUN_NS);
 	rc = soft_kvm_ioctl(fd, KVM_RUN, 0);
 	kick_later(0);
@@ -208,6 +253,7 @@ static void fix_pointers(struct script *s, enum pointer pointer)
 	struct kvm_irqfd *irqfd = (void *)arg;
 	struct kvm_ioeventfd *ioeventfd = (void *)arg;
 	struct kvm_signal_mask *mask = (void *)arg;
+	struct kvm_msr_filter *filter = (void *)arg;
 	uint64_t kick = 1ULL << (KICK - 1);
 
 	switch (pointer) {
@@ -228,6 +274,10 @@ static void fix_pointers(struct script *s, enum pointer pointer)
 		break;
 	case IOEVENTFD:
 		ioeventfd->fd = s->event[(uint32_t)ioeventfd->fd % EVENTS];
+		break;
+	case FILTER:
+		for (int i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
+			filter->ranges[i].bitmap = arg + 4096;
 		break;
 	case MASK:
 		for (int i = 0; i < 8; i++)
@@ -281,8 +331,10 @@ static void step(struct script *s)
 	unsigned int op = next(s) % OP_COUNT;
 	int i = next(s) % DESCRIPTORS;
 
-	if (op < OP_CLOSE)
+	if (op < FIRST)
 		request(s, op, s->fd[i]);
+	else if (op > OP_DMA)
+		request(s, op - 4, s->fd[i]);
 	else if (op == OP_CLOSE)
 		drop(s, i);
 	else if (op == OP_SIGNAL)
