@@ -181,6 +181,13 @@ void block_finish(struct block_queue *queue, struct block_req *req, int result);
 /* Deliver now; from completions only. */
 void block_complete(struct block_req *req, int result);
 
+/* Start a request of the layer's own on `node`, at pos of it: op, flags, len, iov, niov and done
+ * are filled. It counts as in flight, so that a drain waits for it. */
+void block_child_start(struct block_queue *queue, struct block_req *child, struct block *node,
+		       u64 pos);
+/* The same, in a helper thread. */
+void block_child_defer(struct block_queue *queue, struct block_req *child, struct block *node);
+
 /* Hand the request down. */
 static inline void block_pass(struct block_queue *queue, struct block_req *req, struct block *node,
 			      u64 pos)

@@ -1,5 +1,9 @@
-/* Helper threads: started when there is work and none is idle, up to a limit; they end with the
- * pool. A helper may block in I/O or wait for another helper, never for a queue's thread. */
+/*
+ * Helper threads: started when there is work and none is idle, up to a limit; they end with the
+ * pool. A helper may block in I/O or wait for another helper. What changes the image may also wait
+ * for a change that a queue's thread has under way, which in turn may need reads done: some helpers
+ * are there for reads only, which wait for no change.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -7,13 +11,14 @@
 #include "os/thread.h"
 
 #define MAX_HELPERS 16
+#define MAX_CHANGES 12 /* of them at work on anything but a read */
 
 struct block_pool {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	struct list jobs; /* of block_req.link */
 	struct thread threads[MAX_HELPERS];
-	unsigned int started, idle, queued;
+	unsigned int started, idle, queued, changes;
 	bool stop;
 };
 
@@ -56,27 +61,43 @@ static void run(struct block_req *req)
 	block_queue_return(req, block_io(req->node, &io));
 }
 
+/* The first job that may be begun now, or NULL. */
+static struct block_req *job_get(struct block_pool *pool)
+{
+	struct block_req *req;
+
+	list_for_each_entry (req, &pool->jobs, link) {
+		if (req->op != BLOCK_READ && pool->changes == MAX_CHANGES)
+			continue;
+		list_del(&req->link);
+		pool->queued--;
+		return req;
+	}
+	return NULL;
+}
+
 static void *helper(void *arg)
 {
 	struct block_pool *pool = arg;
 
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
-		struct block_req *req;
+		struct block_req *req = job_get(pool);
+		bool change = req && req->op != BLOCK_READ;
 
-		while (list_empty(&pool->jobs) && !pool->stop) {
+		if (!req) {
+			if (pool->stop)
+				break;
 			pool->idle++;
 			pthread_cond_wait(&pool->work, &pool->lock);
 			pool->idle--;
+			continue;
 		}
-		if (list_empty(&pool->jobs))
-			break;
-		req = list_first(&pool->jobs, struct block_req, link);
-		list_del(&req->link);
-		pool->queued--;
+		pool->changes += change;
 		pthread_mutex_unlock(&pool->lock);
 		run(req);
 		pthread_mutex_lock(&pool->lock);
+		pool->changes -= change;
 	}
 	pthread_mutex_unlock(&pool->lock);
 	return NULL;

@@ -101,6 +101,7 @@ static void release(struct qcow2 *s)
 	}
 	qcow2_tables_free(s);
 	qcow2_packed_free(s);
+	qcow2_cows_free(s);
 	qcow2_snapshots_free(s);
 	while (s->old_tables) {
 		struct qcow2_old *old = s->old_tables;
@@ -117,6 +118,7 @@ static void release(struct qcow2 *s)
 	block_close(s->data_file);
 	s->data = s->data_file = s->crypt = NULL;
 	pthread_cond_destroy(&s->changed);
+	pthread_mutex_destroy(&s->cow_lock);
 	pthread_mutex_destroy(&s->lock);
 }
 
@@ -160,9 +162,12 @@ static int qcow2_open(struct block *b, const struct block_options *o, struct err
 	int rc;
 
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutex_init(&s->cow_lock, NULL);
 	pthread_cond_init(&s->changed, NULL);
 	list_init(&s->frees);
 	list_init(&s->busy);
+	list_init(&s->cows);
+	list_init(&s->cow_slots);
 	rc = read_all(s, o, err);
 	if (rc)
 		release(s);

@@ -206,6 +206,10 @@ struct qcow2 {
 	u64 file_size;
 
 	struct list busy;
+	struct list cows; /* copies under way: qcow2_cow.c */
+	pthread_mutex_t cow_lock;
+	struct list cow_slots; /* memory for more of them */
+	u32 ncows;
 	u64 helpers[2], helper_epoch; /* as a queue's epochs, for threads in qcow2_io() */
 
 	bool writing;	 /* the header says that we write */
@@ -356,16 +360,59 @@ int qcow2_flush(struct qcow2 *s);
 /* Flush until nothing is left to be done, frees included. Not locked, no other user. */
 int qcow2_settle(struct qcow2 *s);
 
+/* ---- qcow2_step.c: all locked ---- */
+
+/* Bytes that one step of a large request works on, at most. */
+#define QCOW2_MAX_STEP (2 * MiB)
+
+/* Clusters in a row that get written together: data in the middle, what was there around it. */
+struct qcow2_step {
+	u64 start, end;	 /* guest range written: data and copies */
+	u64 offset, len; /* of the data */
+	u64 host;	 /* of `start` */
+	u64 clusters;	 /* newly allocated; 0: subclusters are added to the one that is there */
+	u64 new_host;	 /* of the first of them */
+	bool fresh;	 /* reads as zeros where it is not written */
+	bool whole;	 /* written from the first cluster's start to the last one's end */
+};
+
+/* Decide on the next step of a write at st->offset, st->len of it at most. Busy. */
+int qcow2_step_plan(struct qcow2 *s, struct qcow2_step *st, bool *in_place);
+/* Let the entries of the step point to what was written; clusters that could not be are given
+ * back. */
+int qcow2_step_publish(struct qcow2 *s, const struct qcow2_step *st);
+/* It was not written: give its clusters back. */
+void qcow2_step_drop(struct qcow2 *s, const struct qcow2_step *st);
+/* Does [start, end) read as zeros by what is known without I/O? */
+bool qcow2_known_zero(struct qcow2 *s, u64 start, u64 end);
+/* May the cluster be written to as it is, at least in part? */
+bool qcow2_ours(const struct qcow2 *s, u64 entry);
+int qcow2_entry_at(struct qcow2 *s, u64 offset, u64 *entry, u64 *bitmap);
+
 /* ---- qcow2_io.c ---- */
 
 int qcow2_io(struct block *b, const struct block_io *io);
 /* Flags of DISCARD between the parts of qcow2: the backing file shows again. */
 #define QCOW2_UNCOVER (1u << 16)
-void qcow2_submit(struct block *b, struct block_queue *q, struct block_req *req);
 /* Wait until nobody changes any part of it, and be the one who does. Locked (waits). */
 void qcow2_busy_enter(struct qcow2 *s, struct qcow2_busy *busy, u64 start, u64 end);
 void qcow2_busy_leave(struct qcow2 *s, struct qcow2_busy *busy);
 bool qcow2_is_busy(const struct qcow2 *s, u64 start, u64 end);
+
+/* ---- qcow2_submit.c, in the queue's thread ---- */
+
+void qcow2_submit(struct block *b, struct block_queue *q, struct block_req *req);
+/* Start a read or write over, as far as this layer is concerned. */
+void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req);
+
+/* ---- qcow2_cow.c ---- */
+
+/* A write that changes mappings, in the queue's thread. False: a helper must do it. */
+bool qcow2_cow_start(struct qcow2 *s, struct block_queue *q, struct block_req *req);
+/* Its last part, in a helper: a READ with this flag, iov being the copy. */
+#define QCOW2_PUBLISH (1u << 17)
+int qcow2_cow_publish(struct qcow2 *s, const struct block_io *io);
+void qcow2_cows_free(struct qcow2 *s);
 
 /* ---- qcow2_packed.c ---- */
 

@@ -12,8 +12,6 @@
 #include "base/iov.h"
 #include "block/qcow2_int.h"
 
-/* Bytes that one step of a large request works on, at most. */
-#define MAX_STEP (2 * MiB)
 #define STEP_IOV 256
 
 /* ---- busy ranges ---- */
@@ -152,156 +150,8 @@ static int read_range(struct qcow2 *s, u64 offset, u64 len, const struct iovec *
 
 /* ---- writing ---- */
 
-/* Clusters in a row that get written together: data in the middle, what was there around it. */
-struct step {
-	u64 start, end;	 /* guest range written: data and copies */
-	u64 offset, len; /* of the data */
-	u64 host;	 /* of `start` */
-	u64 clusters;	 /* newly allocated; 0: subclusters are added to the one that is there */
-	u64 new_host;	 /* of the first of them */
-	bool fresh;	 /* reads as zeros where it is not written */
-	bool whole;	 /* written from the first cluster's start to the last one's end */
-};
-
-/* Does [start, end) read as zeros by what is known without I/O? Locked. */
-static bool known_zero(struct qcow2 *s, u64 start, u64 end)
-{
-	u64 backing = s->block.backing ? block_size(s->block.backing) : 0;
-
-	while (start < end) {
-		struct qcow2_map map;
-
-		if (qcow2_lookup(s, start, end - start, &map))
-			return false;
-		if (map.type != QCOW2_ZEROED && (map.type != QCOW2_UNALLOCATED || start < backing))
-			return false;
-		start += map.len;
-	}
-	return true;
-}
-
-/* How much around the data has to be written with it. Locked. */
-static void set_edges(struct qcow2 *s, struct step *st, bool whole)
-{
-	u64 unit = whole ? s->cluster_size : BIT(s->sub_bits);
-	u64 end = st->offset + st->len;
-
-	st->start = align_down(st->offset, unit);
-	st->end = align_up(end, unit);
-	if (st->fresh && known_zero(s, st->start, st->offset))
-		st->start = st->offset;
-	if (st->fresh && known_zero(s, end, st->end))
-		st->end = end;
-}
-
-/* May the cluster be written to as it is, at least in part? */
-static bool ours(const struct qcow2 *s, u64 entry)
-{
-	return (entry & QCOW2_COPIED) && !(entry & QCOW2_COMPRESSED) &&
-	       ((entry & QCOW2_OFFSET) || s->external);
-}
-
-static int entry_at(struct qcow2 *s, u64 offset, u64 *entry, u64 *bitmap)
-{
-	struct qcow2_tab *tab;
-	int rc = qcow2_l2_get(s, qcow2_l1_index(s, offset), &tab);
-
-	*entry = *bitmap = 0;
-	if (!rc && tab)
-		*entry = qcow2_entry_get(s, tab, qcow2_l2_index(s, offset), bitmap);
-	return rc;
-}
-
-/* How many clusters from offset on are not ours, up to len. */
-static int count_foreign(struct qcow2 *s, u64 offset, u64 len, u64 *clusters)
-{
-	u64 end = align_up(min(offset + len, align_down(offset, MAX_STEP) + MAX_STEP),
-			   s->cluster_size);
-	u64 span = BIT(s->cluster_bits + s->l2_bits), first = align_down(offset, s->cluster_size);
-
-	end = min(end, align_down(offset, span) + span);
-	for (*clusters = 0; first + (*clusters << s->cluster_bits) < end; ++*clusters) {
-		u64 entry, bitmap;
-		int rc = entry_at(s, first + (*clusters << s->cluster_bits), &entry, &bitmap);
-
-		if (rc)
-			return rc;
-		if (ours(s, entry))
-			break;
-	}
-	return 0;
-}
-
-/* A cluster of ours whose mapping the write does not fully cover: a zero cluster that is
- * preallocated, or subclusters to add. */
-static void plan_ours(struct qcow2 *s, struct step *st, u64 entry)
-{
-	u64 in = qcow2_into_cluster(s, st->offset);
-
-	st->len = min(st->len, s->cluster_size - in);
-	st->clusters = 0;
-	st->fresh = false;
-	set_edges(s, st, !s->extended);
-	st->host = (entry & QCOW2_OFFSET) + qcow2_into_cluster(s, st->start);
-	if (s->external)
-		st->host = st->start;
-}
-
-static int plan_new(struct qcow2 *s, struct step *st, u64 foreign)
-{
-	u64 entry, bitmap, got = foreign, in = qcow2_into_cluster(s, st->offset);
-	bool whole = !s->extended;
-	int rc;
-
-	if (s->external)
-		st->new_host = align_down(st->offset, s->cluster_size);
-	else if ((rc = qcow2_alloc(s, foreign, &st->new_host, &got)))
-		return rc;
-	st->clusters = got;
-	st->len = min(st->len, (got << s->cluster_bits) - in);
-	st->fresh = !s->external && !s->crypt;
-	/* A shared or compressed cluster's subclusters would lose their place: copy all of it. */
-	for (u64 i = 0; i < got && !whole; i++) {
-		rc = entry_at(s, st->offset - in + (i << s->cluster_bits), &entry, &bitmap);
-		whole = rc || (entry & (QCOW2_OFFSET | QCOW2_COMPRESSED));
-	}
-	st->whole = whole;
-	set_edges(s, st, whole);
-	st->host = st->new_host + (st->start - (st->offset - in));
-	return 0;
-}
-
-/* Decide on the next step of a write at st->offset, st->len of it at most. Locked, busy. */
-static int plan_step(struct qcow2 *s, struct step *st, bool *in_place)
-{
-	struct qcow2_map map;
-	u64 foreign, entry, bitmap;
-	int rc = qcow2_lookup(s, st->offset, st->len, &map);
-
-	*in_place = false;
-	if (rc)
-		return rc;
-	if (map.type == QCOW2_BROKEN)
-		return -EIO;
-	if (map.type == QCOW2_NORMAL && map.copied) {
-		*in_place = true;
-		st->host = map.host;
-		st->len = map.len;
-		return 0;
-	}
-	rc = count_foreign(s, st->offset, st->len, &foreign);
-	if (rc)
-		return rc;
-	if (foreign)
-		return plan_new(s, st, foreign);
-	rc = entry_at(s, st->offset, &entry, &bitmap);
-	if (!rc)
-		plan_ours(s, st, entry);
-	return rc;
-}
-
 /* What surrounds the data, as it was: around small data in one read. */
-static int read_edges(struct qcow2 *s, const struct step *st, u8 *buf)
+static int read_edges(struct qcow2 *s, const struct qcow2_step *st, u8 *buf)
 {
 	u64 head = st->offset - st->start, tail = st->end - (st->offset + st->len);
 	struct iovec iov = {buf, st->end - st->start};
@@ -321,7 +171,8 @@ static int read_edges(struct qcow2 *s, const struct step *st, u8 *buf)
 }
 
 /* Write the data of the step and what surrounds it, in one go. Not locked. */
-static int write_step(struct qcow2 *s, const struct step *st, const struct block_io *io, u64 at)
+static int write_step(struct qcow2 *s, const struct qcow2_step *st, const struct block_io *io,
+		      u64 at)
 {
 	struct window w = {.iov = io->iov, .niov = io->niov, .at = at};
 	struct iovec iov = {.iov_len = st->end - st->start};
@@ -343,60 +194,9 @@ static int write_step(struct qcow2 *s, const struct step *st, const struct block
 	return rc;
 }
 
-/* Subclusters of the cluster at `cluster` that [start, end) touches, as bits 0 to 31. */
-static u64 sub_mask(const struct qcow2 *s, u64 cluster, u64 start, u64 end)
-{
-	u64 from = max(start, cluster) - cluster;
-	u64 upto = min(end, cluster + s->cluster_size) - cluster;
-
-	return MASK((upto - 1) >> s->sub_bits, from >> s->sub_bits);
-}
-
-static u64 new_bitmap(const struct qcow2 *s, const struct step *st, u64 cluster, u64 old,
-		      bool backed)
-{
-	u64 set;
-
-	if (!s->extended)
-		return 0;
-	/* All of it is as the guest must see it: copied, or fresh where zeros show anyway. */
-	if (st->whole || (st->fresh && !backed && !(old >> 32)))
-		return MASK(31, 0);
-	set = sub_mask(s, cluster, st->start, st->end);
-	return (old & ~(set << 32)) | set;
-}
-
-/* Let the entries of the step point to what was written; clusters that could not be are given back.
- * Locked. */
-static int publish(struct qcow2 *s, const struct step *st)
-{
-	u64 cluster = align_down(st->offset, s->cluster_size);
-	u64 n = max(st->clusters, (u64)1), i = 0;
-	struct qcow2_tab *tab;
-	int rc = qcow2_l2_own(s, qcow2_l1_index(s, cluster), &tab);
-
-	for (; i < n && !rc; i++, cluster += s->cluster_size) {
-		u64 index = qcow2_l2_index(s, cluster), bitmap;
-		u64 old = qcow2_entry_get(s, tab, index, &bitmap);
-		u64 host =
-			st->clusters ? st->new_host + (i << s->cluster_bits) : old & QCOW2_OFFSET;
-		bool backed = s->block.backing && cluster < block_size(s->block.backing);
-
-		if (st->clusters)
-			rc = qcow2_free_entry(s, old);
-		if (rc)
-			break;
-		qcow2_entry_set(s, tab, index, host | QCOW2_COPIED,
-				new_bitmap(s, st, cluster, bitmap, backed));
-	}
-	if (rc && st->clusters && !s->external)
-		qcow2_unalloc(s, st->new_host + (i << s->cluster_bits), st->clusters - i);
-	return rc;
-}
-
 static int write_one(struct qcow2 *s, const struct block_io *io, u64 done, u64 *len)
 {
-	struct step st = {.offset = io->offset + done, .len = io->len - done};
+	struct qcow2_step st = {.offset = io->offset + done, .len = io->len - done};
 	struct window w = {.iov = io->iov, .niov = io->niov, .at = done};
 	struct qcow2_busy busy;
 	bool in_place;
@@ -408,18 +208,18 @@ static int write_one(struct qcow2 *s, const struct block_io *io, u64 done, u64 *
 		pthread_mutex_unlock(&s->lock);
 		return rc;
 	}
-	st.len = min(st.len, MAX_STEP - (st.offset & (MAX_STEP - 1)));
+	st.len = min(st.len, QCOW2_MAX_STEP - (st.offset & (QCOW2_MAX_STEP - 1)));
 	qcow2_busy_enter(s, &busy, st.offset, st.offset + st.len);
-	rc = plan_step(s, &st, &in_place);
+	rc = qcow2_step_plan(s, &st, &in_place);
 	pthread_mutex_unlock(&s->lock);
 	if (!rc)
 		rc = in_place ? data_rw(s, BLOCK_WRITE, st.host, st.len, &w)
 			      : write_step(s, &st, io, done);
 	pthread_mutex_lock(&s->lock);
 	if (!rc && !in_place)
-		rc = publish(s, &st);
-	else if (rc && st.clusters && !s->external)
-		qcow2_unalloc(s, st.new_host, st.clusters);
+		rc = qcow2_step_publish(s, &st);
+	else if (rc)
+		qcow2_step_drop(s, &st);
 	qcow2_busy_leave(s, &busy);
 	pthread_mutex_unlock(&s->lock);
 	*len = st.len;
@@ -449,7 +249,7 @@ static int write_range(struct qcow2 *s, const struct block_io *io)
  */
 static int copy_part(struct qcow2 *s, u64 start, u64 len, u64 *done)
 {
-	struct step st = {.offset = start, .len = len};
+	struct qcow2_step st = {.offset = start, .len = len};
 	struct iovec iov = {.iov_len = len};
 	struct window w = {.iov = &iov, .niov = 1};
 	struct qcow2_busy busy;
@@ -468,15 +268,15 @@ static int copy_part(struct qcow2 *s, u64 start, u64 len, u64 *done)
 		rc = qcow2_lookup(s, start, len, &map);
 	/* Somebody may have written meanwhile: that is newer. */
 	if (!rc && map.type == QCOW2_UNALLOCATED && map.len == len)
-		rc = plan_step(s, &st, &in_place);
+		rc = qcow2_step_plan(s, &st, &in_place);
 	pthread_mutex_unlock(&s->lock);
 	if (!rc && !in_place)
 		rc = data_rw(s, BLOCK_WRITE, st.host, st.len, &w);
 	pthread_mutex_lock(&s->lock);
 	if (!rc && !in_place)
-		rc = publish(s, &st);
-	else if (rc && st.clusters && !s->external)
-		qcow2_unalloc(s, st.new_host, st.clusters);
+		rc = qcow2_step_publish(s, &st);
+	else if (rc)
+		qcow2_step_drop(s, &st);
 	qcow2_busy_leave(s, &busy);
 	pthread_mutex_unlock(&s->lock);
 	free(iov.iov_base);
@@ -496,7 +296,8 @@ static int copy_on_read(struct qcow2 *s, u64 offset, u64 len)
 		u64 done;
 
 		pthread_mutex_lock(&s->lock);
-		rc = qcow2_lookup(s, at, min(end - at, MAX_STEP - (at & (MAX_STEP - 1))), &map);
+		rc = qcow2_lookup(
+			s, at, min(end - at, QCOW2_MAX_STEP - (at & (QCOW2_MAX_STEP - 1))), &map);
 		pthread_mutex_unlock(&s->lock);
 		done = map.len;
 		if (!rc && map.type == QCOW2_UNALLOCATED)
@@ -516,14 +317,14 @@ enum {
 
 static int zero_buffers(struct qcow2 *s, u64 offset, u64 len)
 {
-	struct iovec iov = {.iov_base = calloc(1, min(len, MAX_STEP))};
+	struct iovec iov = {.iov_base = calloc(1, min(len, QCOW2_MAX_STEP))};
 	int rc = iov.iov_base ? 0 : -ENOMEM;
 
 	for (u64 done = 0; done < len && !rc; done += iov.iov_len) {
 		struct block_io io = {
 			.op = BLOCK_WRITE, .offset = offset + done, .iov = &iov, .niov = 1};
 
-		iov.iov_len = io.len = min(len - done, MAX_STEP);
+		iov.iov_len = io.len = min(len - done, QCOW2_MAX_STEP);
 		rc = write_range(s, &io);
 	}
 	free(iov.iov_base);
@@ -535,7 +336,7 @@ static bool cleared_entry(struct qcow2 *s, u64 cluster, u32 how, u64 entry, u64 
 			  u64 *new_entry, u64 *new_bitmap)
 {
 	bool backed = s->block.backing && cluster < block_size(s->block.backing);
-	bool keep = !(how & CLEAR_UNMAP) && ours(s, entry);
+	bool keep = !(how & CLEAR_UNMAP) && qcow2_ours(s, entry);
 
 	backed &= !(how & CLEAR_UNCOVER);
 
@@ -563,7 +364,7 @@ static int clear_entries(struct qcow2 *s, u64 start, u64 end, u32 how)
 	for (u64 c = start; c < end; c += s->cluster_size) {
 		u64 entry, bitmap, new_entry, bits;
 		struct qcow2_tab *tab;
-		int rc = entry_at(s, c, &entry, &bitmap);
+		int rc = qcow2_entry_at(s, c, &entry, &bitmap);
 
 		if (rc)
 			return rc;
@@ -630,7 +431,7 @@ static bool range_known_zero(struct qcow2 *s, u64 start, u64 end)
 	bool zero;
 
 	pthread_mutex_lock(&s->lock);
-	zero = known_zero(s, start, end);
+	zero = qcow2_known_zero(s, start, end);
 	pthread_mutex_unlock(&s->lock);
 	return zero;
 }
@@ -712,6 +513,8 @@ int qcow2_io(struct block *b, const struct block_io *io)
 
 	if (io->op == BLOCK_FLUSH)
 		return qcow2_flush(s);
+	if (io->flags & QCOW2_PUBLISH)
+		return qcow2_cow_publish(s, io);
 	pthread_mutex_lock(&s->lock);
 	slot = qcow2_helper_enter(s);
 	pthread_mutex_unlock(&s->lock);

@@ -1,7 +1,7 @@
 /*
  * The fast way, in the queue's thread: reads of what is mapped by tables in memory, writes in
- * place, and writes that need no more than a fresh cluster each from the reserved run. Everything
- * else goes to qcow2_io() in a helper.
+ * place, writes that need no more than a fresh cluster each from the reserved run, and copies on
+ * write (qcow2_cow.c). Everything else goes to qcow2_io() in a helper.
  */
 #include <errno.h>
 
@@ -164,7 +164,7 @@ static bool allocate(struct qcow2 *s, u64 offset, u64 len)
 	return done;
 }
 
-static void start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
+void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
 {
 	struct extent e[MAX_EXTENTS];
 	unsigned int n = cut(s, req, e);
@@ -176,7 +176,9 @@ static void start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
 	} else if (n == 1) {
 		iov_memset(req->iov, (size_t)req->niov, 0, 0, req->len);
 		block_finish(q, req, 0);
-	} else if (!n || !start_parts(s, q, req, e, n)) {
+	} else if (n && start_parts(s, q, req, e, n)) {
+		return;
+	} else if (n || req->op != BLOCK_WRITE || !qcow2_cow_start(s, q, req)) {
 		block_defer(q, req);
 	}
 }
@@ -197,13 +199,13 @@ void qcow2_submit(struct block *b, struct block_queue *q, struct block_req *req)
 		block_epoch_enter(q, req);
 	switch (req->op) {
 	case BLOCK_READ:
-		start(s, q, req);
+		qcow2_start(s, q, req);
 		break;
 	case BLOCK_WRITE:
 		if (!__atomic_load_n(&s->writing, __ATOMIC_ACQUIRE) || (req->effective & BLOCK_FUA))
 			block_defer(q, req);
 		else
-			start(s, q, req);
+			qcow2_start(s, q, req);
 		break;
 	case BLOCK_FLUSH:
 		/* With no metadata to write it is the file's own affair. */

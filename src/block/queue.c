@@ -400,6 +400,30 @@ void block_subs_end(struct block_queue *q, struct block_req *parent)
 		block_finish(q, parent, parent->result);
 }
 
+/* ---- children ---- */
+
+static void child_init(struct block_queue *q, struct block_req *child)
+{
+	child->queue = q;
+	child->active = NULL;
+	child->nhooks = 0;
+	child->effective = child->flags;
+	q->inflight++;
+}
+
+void block_child_start(struct block_queue *q, struct block_req *child, struct block *node, u64 pos)
+{
+	child_init(q, child);
+	block_pass(q, child, node, pos);
+}
+
+void block_child_defer(struct block_queue *q, struct block_req *child, struct block *node)
+{
+	child_init(q, child);
+	child->node = node;
+	block_defer(q, child);
+}
+
 /* ---- epochs ---- */
 
 void block_epoch_enter(struct block_queue *q, struct block_req *req)
