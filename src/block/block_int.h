@@ -9,6 +9,9 @@
 
 #define BLOCK_SECTOR 512u
 
+/* WRITE_ZEROES, to a file: what is written there soon needs no space found for it then. A hint. */
+#define BLOCK_RESERVE (1u << 18)
+
 /* A synchronous operation on a node. */
 struct block_io {
 	enum block_op op;

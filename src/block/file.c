@@ -374,11 +374,24 @@ static int write_zero_buffers(struct file *f, u64 offset, u64 len)
 	return rc;
 }
 
+/*
+ * With O_DIRECT a write to a hole waits for the file system to find space, alone in the file and, in
+ * a ring, in a thread of the kernel's; to reserved space it does not. The page cache puts both off
+ * anyway. What fails is tried again without.
+ */
+static bool reserve(struct file *f, const struct block_io *io)
+{
+	return f->direct && !f->device && (io->flags & BLOCK_RESERVE) &&
+	       !try_fallocate(f, FALLOC_FL_ZERO_RANGE, io->offset, io->len, &f->no_zero_range);
+}
+
 static int write_zeroes(struct file *f, const struct block_io *io)
 {
 	struct stat st;
 	int rc = -EOPNOTSUPP;
 
+	if (reserve(f, io))
+		return io->flags & BLOCK_FUA ? sync_data(f) : 0;
 	/* What lies past the end gets there as a hole; a hole punched inside stays inside. */
 	if (!f->device) {
 		if (fstat(f->fd, &st))

@@ -337,7 +337,7 @@ static int reserve_run(struct qcow2 *s)
 	if (rc)
 		return rc;
 	rc = block_node_zero(s->block.file, n << s->cluster_bits, first << s->cluster_bits,
-			     BLOCK_MAY_UNMAP);
+			     BLOCK_MAY_UNMAP | BLOCK_RESERVE);
 	if (rc)
 		return rc;
 	grew_to(s, (first + n) << s->cluster_bits);
