@@ -118,7 +118,7 @@ static void plan(const struct nic_tx *tx, u32 opts, struct nic_offload *o)
 	u16 type;
 
 	o->ip_start = IP_AT;
-	if (tx->too_long || tx->len < IP_AT + 40)
+	if (tx->too_long || tx->len < IP_AT + 20)
 		return;
 	type = load_be16(tx->buf + IP_AT - 2);
 	if (type == IPV4_TYPE && ip[0] >> 4 == 4 && (ip[0] & 15) >= 5) {
@@ -127,7 +127,7 @@ static void plan(const struct nic_tx *tx, u32 opts, struct nic_offload *o)
 		o->ip_csum_at = IP_AT + 10;
 		o->ip_end = o->l4_start;
 		plan_l4(tx, opts, ip[9], o);
-	} else if (type == IPV6_TYPE && ip[0] >> 4 == 6) {
+	} else if (type == IPV6_TYPE && ip[0] >> 4 == 6 && tx->len >= IP_AT + 40) {
 		o->v6 = true;
 		o->l4_start = IP_AT + 40;
 		plan_l4(tx, opts, ip[6], o);

@@ -465,10 +465,12 @@ static void plus_transmit_checksums(void **state)
 		setup_with(false, caps);
 		enable_plus(0);
 		buf = harness_ram(h, TX_BUF, 4096);
-		for (u32 i = 0; i < 4; i++) {
+		for (u32 i = 0; i < 8; i++) {
 			bool v6 = i & 1;
 			u8 protocol = i & 2 ? 17 : 6;
-			u32 len = nic_make_packet(buf, nic_far_mac, v6, protocol, 333, true);
+			/* A datagram of one byte is shorter than any TCP packet. */
+			u32 len = nic_make_packet(buf, nic_far_mac, v6, protocol, i < 4 ? 333 : 1,
+						  true);
 			const struct nic_far_frame *f;
 			u8 *copy;
 
