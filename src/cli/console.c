@@ -94,6 +94,33 @@ static void do_balloon(struct console *c)
 		    format_size(text, sizeof(text), machine_balloon_memory(c->machine)));
 }
 
+static void list_links(struct console *c)
+{
+	const char *id;
+	bool up;
+
+	for (u32 n = 0; (id = machine_get_link(c->machine, n, &up)); n++)
+		say("%s %s\r\n", id, up ? "up" : "down");
+}
+
+/* "net0 off": pull the cable out. */
+static void do_set_link(struct console *c)
+{
+	char id[16];
+	const char *space = strchr(c->argument, ' ');
+	bool on;
+
+	if (!*c->argument) {
+		list_links(c);
+		return;
+	}
+	snprintf(id, sizeof(id), "%.*s", (int)(space ? space - c->argument : 0), c->argument);
+	if (!space || parse_bool(space + 1, &on))
+		say("set_link NET on|off\r\n");
+	else if (machine_set_link(c->machine, id, on))
+		say("there is no network card %s; set_link lists them\r\n", id);
+}
+
 static void do_stats(struct console *c)
 {
 	char *text = NULL;
@@ -127,6 +154,7 @@ static const struct {
 	{"reset", "press the reset button", do_reset},
 	{"powerdown", "press the power button", do_powerdown},
 	{"stats", "exits, accesses, interrupts", do_stats},
+	{"set_link", "[NET on|off]: plug a network cable in or out, or list them", do_set_link},
 	{"balloon", "[SIZE]: memory the guest may use", do_balloon},
 	{"quit", "end at once", do_quit},
 };

@@ -79,6 +79,11 @@ int machine_reset(struct machine *machine);
 /* Press the power button. False where there is none or the guest does not listen. */
 bool machine_powerdown(struct machine *machine);
 
+/* Plug the cable of network card `id` (net0, net1, ... in the order of --net) in or out: -ENOENT. */
+int machine_set_link(struct machine *machine, const char *id, bool up);
+/* The n-th card and whether its link is up; NULL past the last. */
+const char *machine_get_link(struct machine *machine, u32 n, bool *up);
+
 /* Ask the guest to use no more than `memory` bytes (with --balloon): -ENODEV, -EINVAL. What it uses
  * now, as far as the balloon tells. */
 int machine_set_balloon(struct machine *machine, u64 memory);

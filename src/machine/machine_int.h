@@ -10,6 +10,7 @@
 
 #define MACHINE_MAX_CPUS  256
 #define MACHINE_MAX_OWNED 128
+#define MACHINE_MAX_NETS  32
 
 /* Something that happened on another thread and that the main thread must deal with. */
 struct machine_event {
@@ -54,6 +55,10 @@ struct machine {
 		void *object;
 	} owned[MACHINE_MAX_OWNED]; /* user_devices.h */
 	u32 owned_count;
+	struct {
+		char id[16];
+		struct net *net;
+	} net[MACHINE_MAX_NETS];
 	u32 nets; /* network cards so far */
 	struct machine_event event;
 	u32 halted; /* vCPUs that ended in HLT, atomic */

@@ -44,22 +44,18 @@ static int add_rtl8139(struct machine *m, struct net *net, const struct net_card
 		       const u8 *mac, struct err *err)
 {
 	struct rtl8139_config config = {.net = net, .plain = !strcmp(card->model, "rtl8139-plain")};
-	char id[16];
 
 	memcpy(config.mac, mac, sizeof(config.mac));
-	snprintf(id, sizeof(id), "net%u", m->nets);
-	return device_new(m->bus, &rtl8139_class, id, &config, err) ? 0 : -EIO;
+	return device_new(m->bus, &rtl8139_class, m->net[m->nets].id, &config, err) ? 0 : -EIO;
 }
 
 static int add_e1000(struct machine *m, struct net *net, const struct net_card *card, const u8 *mac,
 		     struct err *err)
 {
 	struct e1000_config config = {.net = net};
-	char id[16];
 
 	memcpy(config.mac, mac, sizeof(config.mac));
-	snprintf(id, sizeof(id), "net%u", m->nets);
-	return device_new(m->bus, &e1000_class, id, &config, err) ? 0 : -EIO;
+	return device_new(m->bus, &e1000_class, m->net[m->nets].id, &config, err) ? 0 : -EIO;
 }
 
 static const struct {
@@ -111,6 +107,9 @@ int build_net(struct machine *m, const char *spec, struct err *err)
 
 	if (!strcmp(spec, "none"))
 		return 0;
+	if (m->nets == MACHINE_MAX_NETS)
+		return err_set(err, ENOSPC, "a machine has %d network cards at most",
+			       MACHINE_MAX_NETS);
 	rc = net_open(&net, m->loop, spec, &card, err);
 	if (rc)
 		return rc;
@@ -123,9 +122,31 @@ int build_net(struct machine *m, const char *spec, struct err *err)
 		memcpy(mac, card.mac, sizeof(mac));
 	else
 		default_mac(m, spec, mac);
-	m->nets++;
+	/* The name that add_virtio()'s device gets, too. */
+	snprintf(m->net[m->nets].id, sizeof(m->net[0].id), "net%u", m->nets);
+	m->net[m->nets].net = net;
 	rc = add_card(m, net, &card, mac, err);
+	m->nets++;
 out:
 	opt_free(net_card_table, &card);
 	return rc;
+}
+
+int machine_set_link(struct machine *m, const char *id, bool up)
+{
+	for (u32 i = 0; i < m->nets; i++) {
+		if (strcmp(m->net[i].id, id))
+			continue;
+		net_plug(m->net[i].net, up);
+		return 0;
+	}
+	return -ENOENT;
+}
+
+const char *machine_get_link(struct machine *m, u32 n, bool *up)
+{
+	if (n >= m->nets)
+		return NULL;
+	*up = net_link(m->net[n].net);
+	return m->net[n].id;
 }

@@ -31,6 +31,43 @@ const struct net_class *net_class_lookup(const char *name)
 	return NULL;
 }
 
+/* ---- the link's state ---- */
+
+bool net_link(const struct net *net)
+{
+	return !__atomic_load_n(&net->link_down, __ATOMIC_RELAXED) &&
+	       !__atomic_load_n(&net->unplugged, __ATOMIC_RELAXED);
+}
+
+static void change_link(struct net *net, bool *flag, bool value)
+{
+	bool before = net_link(net);
+
+	__atomic_store_n(flag, value, __ATOMIC_RELAXED);
+	if (net_link(net) != before && net->client.link && !net->stopped)
+		net->client.link(net->client.ctx, !before);
+}
+
+static void plug_work(struct loop_work *work)
+{
+	struct net *net = container_of(work, struct net, plug_work);
+
+	change_link(net, &net->unplugged, __atomic_load_n(&net->unplug_wanted, __ATOMIC_RELAXED));
+}
+
+void net_set_link(struct net *net, bool up)
+{
+	change_link(net, &net->link_down, !up);
+}
+
+void net_plug(struct net *net, bool in)
+{
+	__atomic_store_n(&net->unplug_wanted, !in, __ATOMIC_RELAXED);
+	loop_post(net->pair_loop[0], &net->plug_work);
+}
+
+/* ---- life ---- */
+
 int net_new(struct net **out, const struct net_class *class, struct loop *loop, const void *config,
 	    struct err *err)
 {
@@ -42,6 +79,7 @@ int net_new(struct net **out, const struct net_class *class, struct loop *loop, 
 	net->class = class;
 	net->loop = loop;
 	net->pairs = net->active_pairs = 1;
+	net->plug_work.fn = plug_work;
 	for (int i = 0; i < NET_MAX_PAIRS; i++)
 		net->pair_loop[i] = loop;
 	rc = class->init(net, config, err);
@@ -58,6 +96,7 @@ void net_stop(struct net *net)
 	if (net->stopped)
 		return;
 	net->stopped = true;
+	loop_cancel(net->pair_loop[0], &net->plug_work);
 	if (net->class->stop)
 		net->class->stop(net);
 }
@@ -114,20 +153,6 @@ void net_set_receive_offloads(struct net *net, u32 mask)
 	__atomic_store_n(&net->receive_offloads, mask, __ATOMIC_RELAXED);
 	if (net->class->set_offloads)
 		net->class->set_offloads(net, mask);
-}
-
-bool net_link(const struct net *net)
-{
-	return !__atomic_load_n(&net->link_down, __ATOMIC_RELAXED);
-}
-
-void net_set_link(struct net *net, bool up)
-{
-	if (net_link(net) == up)
-		return;
-	__atomic_store_n(&net->link_down, !up, __ATOMIC_RELAXED);
-	if (net->client.link && !net->stopped)
-		net->client.link(net->client.ctx, up);
 }
 
 /* ---- frames ---- */

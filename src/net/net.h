@@ -169,9 +169,12 @@ u32 net_send(struct net *net, unsigned int pair, const struct net_frame *frames,
 /* There are receive buffers again. Any thread. Cheap when nothing waits. */
 void net_receive_resume(struct net *net, unsigned int pair);
 
+/* Up: the back end has a carrier, and nobody has pulled the cable out. Any thread. */
 bool net_link(const struct net *net);
-/* Plug the cable in or out (monitor). Thread of net_loop(net, 0). */
+/* For back ends: the carrier. Thread of net_loop(net, 0). */
 void net_set_link(struct net *net, bool up);
+/* Plug the cable in or out (monitor); the client hears of it on its own thread. Any thread. */
+void net_plug(struct net *net, bool in);
 
 struct net_stats {
 	u64 tx_frames, tx_bytes, tx_dropped, rx_frames, rx_bytes, rx_dropped;

@@ -33,7 +33,10 @@ struct net {
 	unsigned int pairs, active_pairs;
 	u32 caps, receive_offloads;
 	struct net_client client; /* receive NULL: nobody */
-	bool link_down, stopped;
+	bool link_down;		  /* the back end's own state */
+	bool unplugged, unplug_wanted;
+	struct loop_work plug_work;
+	bool stopped;
 	/* Written by one thread each (net_send() may come from several, one at a time). */
 	struct {
 		u64 tx_frames, tx_bytes, tx_dropped, rx_frames, rx_bytes, rx_dropped;

@@ -147,8 +147,21 @@ static void link_and_bad_frames(void **state)
 	assert_int_equal(stats.tx_frames, 1);
 	net_get_stats(end[1], &stats);
 	assert_int_equal(stats.rx_dropped, 1);
+	/* Pulled out: the carrier that comes back is not seen before the cable is in again. */
+	net_plug(end[1], false);
+	turn(loop);
+	assert_false(card[1].up);
 	net_set_link(end[1], true);
+	assert_false(card[1].up);
+	assert_false(net_link(end[1]));
+	net_plug(end[1], true);
+	turn(loop);
 	assert_true(card[1].up);
+	net_plug(end[1], false);
+	net_plug(end[1], true);
+	turn(loop);
+	assert_true(card[1].up);
+	net_plug(end[1], false); /* and closed with that under way */
 	net_close(end[0]);
 	net_close(end[1]);
 	loop_free(loop);
