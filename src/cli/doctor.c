@@ -11,15 +11,18 @@
 #include "cli/run.h"
 #include "engine/probe.h"
 
-enum verdict { ENGINE_FAST, ENGINE_SLOW, ENGINE_ABSENT };
+/* Why softkvm runs: what is the matter with /dev/kvm. */
+static const char *const why_soft[] = {
+	[ENGINE_SLOW] = "/dev/kvm is there but only interprets",
+	[ENGINE_MISSING] = "there is no /dev/kvm",
+	[ENGINE_FORBIDDEN] = "no permission for /dev/kvm",
+	[ENGINE_UNUSABLE] = "/dev/kvm cannot be used",
+};
 
-static enum verdict judge(const struct engine_class *engine, struct engine_probe *probe,
-			  struct err *err)
+static enum engine_verdict judge(const struct engine_class *engine, struct engine_probe *probe,
+				 struct err *err)
 {
-	if (engine_probe(engine, probe, err))
-		return ENGINE_ABSENT;
-	return probe->works && probe->ns_per_1000 < ENGINE_PROBE_SLOW_NS_PER_1000 ? ENGINE_FAST
-										  : ENGINE_SLOW;
+	return engine_judge(engine_probe(engine, probe, err), probe);
 }
 
 const struct engine_class *run_choose_engine(int choice, const char **why, struct err *err)
@@ -27,7 +30,7 @@ const struct engine_class *run_choose_engine(int choice, const char **why, struc
 	static const char *const names[] = {"auto", "kvm", "soft"};
 	const struct engine_class *kvm = engine_lookup("kvm"), *soft = engine_lookup("soft");
 	struct engine_probe probe;
-	enum verdict v;
+	enum engine_verdict v;
 
 	if (choice) {
 		const struct engine_class *engine = engine_lookup(names[choice]);
@@ -44,8 +47,7 @@ const struct engine_class *run_choose_engine(int choice, const char **why, struc
 		return kvm;
 	}
 	if (soft) {
-		*why = v == ENGINE_SLOW ? "/dev/kvm is there but only interprets"
-					: "/dev/kvm cannot be used";
+		*why = why_soft[v];
 		return soft;
 	}
 	*why = "/dev/kvm only interprets, and this build has no other engine";
@@ -65,23 +67,26 @@ static void show(const char *name, const char *fmt, ...)
 	putchar('\n');
 }
 
-static enum verdict show_engine(const struct engine_class *engine)
+static void show_engine(const struct engine_class *engine)
 {
 	struct engine_probe probe;
 	struct err err;
-	enum verdict v = judge(engine, &probe, &err);
+	enum engine_verdict v = judge(engine, &probe, &err);
 
-	if (v == ENGINE_ABSENT)
+	if (v != ENGINE_FAST && v != ENGINE_SLOW)
 		show(engine->name, "cannot be used: %s", err.text);
 	else if (!probe.works)
 		show(engine->name, "there, but slow: it did not run %llu instructions in %llu ms",
 		     (unsigned long long)probe.instructions,
 		     (unsigned long long)probe.run_ns / 1000000);
+	else if (!probe.ns_per_1000)
+		show(engine->name,
+		     "fast: an instruction takes less than can be told (probed in %.1f ms)",
+		     (double)probe.total_ns / 1e6);
 	else
 		show(engine->name, "%s: %.2f ns an instruction (probed in %.1f ms)",
 		     v == ENGINE_FAST ? "fast" : "there, but it interprets",
 		     (double)probe.ns_per_1000 / 1000, (double)probe.total_ns / 1e6);
-	return v;
 }
 
 static void show_file(const char *name, const char *path, int mode, const char *missing)

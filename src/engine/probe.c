@@ -3,8 +3,9 @@
  *
  *   mov ecx, N; 1: dec ecx; jnz 1b; hlt
  *
- * once with a short count, to take off what entry and exit cost, and once with a long one. A timer
- * signal bounds it.
+ * once with a short count, to take off what entry and exit cost, and once with a long one. Time is
+ * the thread's CPU time, which a guest's instructions are part of: a host with other work stops the
+ * thread for longer than the whole probe takes. A timer of the same clock bounds it.
  */
 #define _GNU_SOURCE
 #include "engine/probe.h"
@@ -28,7 +29,8 @@
 #define PD	   0x3000
 #define CODE	   0x8000
 #define LOOPS	   1000
-#define LIMIT_NS   (15 * NSEC_PER_MSEC)
+#define LIMIT_NS   (10 * NSEC_PER_MSEC)
+#define ASLEEP_NS  (1 * NSEC_PER_SEC) /* a guest that only loops never sleeps */
 
 struct probe_guest {
 	struct engine_vm vm;
@@ -36,8 +38,8 @@ struct probe_guest {
 	u8 *ram;
 	struct kvm_run *run;
 	size_t run_size;
-	timer_t timer;
-	bool has_timer;
+	timer_t timers[2];
+	u32 timer_count;
 };
 
 static void write_guest(u8 *ram)
@@ -98,18 +100,19 @@ static int make_guest(struct probe_guest *g, const struct engine_class *e, struc
 }
 
 /* The kick signal interrupts KVM_RUN and does nothing else. */
-static void arm_limit(struct probe_guest *g)
+static void add_timer(struct probe_guest *g, clockid_t clock, u64 ns)
 {
 	struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = THREAD_KICK_SIGNAL};
-	struct itimerspec at = {.it_value.tv_nsec = LIMIT_NS, .it_interval.tv_nsec = NSEC_PER_MSEC};
+	struct itimerspec at = {
+		.it_value = {(time_t)(ns / NSEC_PER_SEC), (long)(ns % NSEC_PER_SEC)},
+		.it_interval.tv_nsec = NSEC_PER_MSEC};
 
-	if (timer_create(CLOCK_MONOTONIC, &ev, &g->timer))
+	if (timer_create(clock, &ev, &g->timers[g->timer_count]))
 		return;
-	g->has_timer = true;
-	timer_settime(g->timer, 0, &at, NULL);
+	timer_settime(g->timers[g->timer_count++], 0, &at, NULL);
 }
 
-/* ns of a run of `count` loops, or -errno; -EINTR when the limit came first. */
+/* ns of CPU of a run of `count` loops, or -errno; -EINTR when the limit came first. */
 static s64 time_loop(struct probe_guest *g, u64 count)
 {
 	int rc = set_state(g, count);
@@ -117,19 +120,19 @@ static s64 time_loop(struct probe_guest *g, u64 count)
 
 	if (rc)
 		return rc;
-	start = clock_now_ns();
+	start = clock_thread_cpu_ns();
 	rc = g->vm.engine->ioctl(g->vcpu, KVM_RUN, 0);
 	if (rc)
 		return rc;
 	if (g->run->exit_reason != KVM_EXIT_HLT)
 		return -EIO;
-	return (s64)(clock_now_ns() - start);
+	return (s64)(clock_thread_cpu_ns() - start);
 }
 
 static void free_guest(struct probe_guest *g)
 {
-	if (g->has_timer)
-		timer_delete(g->timer);
+	while (g->timer_count)
+		timer_delete(g->timers[--g->timer_count]);
 	if (g->run)
 		munmap(g->run, g->run_size);
 	if (g->vcpu >= 0)
@@ -151,8 +154,10 @@ int engine_probe(const struct engine_class *engine, struct engine_probe *probe, 
 	if (rc)
 		goto out;
 	write_guest(g.ram);
-	arm_limit(&g);
-	empty = time_loop(&g, 1);
+	add_timer(&g, CLOCK_THREAD_CPUTIME_ID, LIMIT_NS);
+	add_timer(&g, CLOCK_MONOTONIC, ASLEEP_NS);
+	empty = time_loop(&g, 1); /* faults in what it touches */
+	empty = empty < 0 ? empty : time_loop(&g, 1);
 	full = empty < 0 ? empty : time_loop(&g, LOOPS);
 	if (full < 0 && full != -EINTR) {
 		rc = err_set(err, (int)-full, "a 64-bit guest does not run: %s",
@@ -170,4 +175,21 @@ out:
 	free_guest(&g);
 	probe->total_ns = clock_now_ns() - start;
 	return rc;
+}
+
+enum engine_verdict engine_judge(int rc, const struct engine_probe *probe)
+{
+	switch (rc) {
+	case 0:
+		break;
+	case -ENOENT:
+		return ENGINE_MISSING;
+	case -EACCES:
+	case -EPERM:
+		return ENGINE_FORBIDDEN;
+	default:
+		return ENGINE_UNUSABLE;
+	}
+	return probe->works && probe->ns_per_1000 < ENGINE_PROBE_SLOW_NS_PER_1000 ? ENGINE_FAST
+										  : ENGINE_SLOW;
 }

@@ -3,7 +3,7 @@
 
 Every check runs on each engine that is usable here; the errors need none.
 """
-import os, pty, re, select, signal, subprocess, sys, tempfile, time
+import os, pty, re, select, shutil, signal, subprocess, sys, tempfile, time
 
 BOTHY = os.path.join(os.environ["BOTHY_BUILD"], "bothy")
 WORK = tempfile.mkdtemp(prefix="bothy-cli-")
@@ -254,10 +254,66 @@ def errors():
     check("dry run says the kind", b"add.bin" in p.stdout and b"bare" in p.stdout, p.stdout)
 
 
+# A mount namespace whose /dev has only what a program needs; {} makes /dev/kvm, if anything.
+OTHER_DEV = f"""
+d={WORK}/dev && mkdir -p "$d" && mount -t tmpfs dev "$d" && for n in null zero urandom tty; do
+    touch "$d/$n" && mount --bind "/dev/$n" "$d/$n"; done && {{}} && mount --rbind "$d" /dev &&
+echo READY && exec "$0" "$@"
+"""
+
+
+def with_kvm(make_kvm, *args):
+    """What a command says where /dev/kvm is something else; None where there is no such place."""
+    own = [] if os.geteuid() == 0 else ["--map-root-user"]
+    p = subprocess.run(["unshare", "--mount", *own, "sh", "-c", OTHER_DEV.format(make_kvm), *args],
+                       capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    if not p.stdout.startswith("READY\n"):
+        print("note: no other /dev:", p.stderr.strip())
+        return None
+    return p.stdout[6:] + p.stderr
+
+
+def choice():
+    """What doctor and --engine auto say of each state of /dev/kvm; fast: in the nested venue."""
+    add = ["run", "--reg", "rax=2", "--reg", "rbx=2", file("add.bin", ADD)]
+    os.chmod(WORK, 0o755)
+    bothy = shutil.copy(BOTHY, WORK) # where everybody may read it
+    # An ordinary user, for whom a mode of 0 means something.
+    nobody = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+    if os.geteuid() == 0:
+        nobody += ["--reuid=65534", "--regid=65534", "--clear-groups"]
+    for what, make, then, line, auto in (
+        ("no /dev/kvm", "true", [], r"^kvm +cannot be used: no /dev/kvm: .*--engine soft",
+         "there is no /dev/kvm"),
+        ("no permission", 'touch "$d/kvm" && chmod 0 "$d/kvm"', nobody,
+         r"^kvm +cannot be used: no permission for /dev/kvm: join the group",
+         "no permission for /dev/kvm"),
+        ("no device", 'echo >"$d/kvm" && chmod 666 "$d/kvm"', [],
+         r"^kvm +cannot be used: /dev/kvm: not a KVM device", "/dev/kvm cannot be used"),
+    ):
+        text = with_kvm(make, *then, bothy, "doctor")
+        if text is None:
+            return
+        check(what + ": kvm", re.search(line, text, re.M), text)
+        check(what + ": auto", re.search(f"^auto +soft: {auto}$", text, re.M), text)
+        check(what + ": runs", with_kvm(make, *then, bothy, *add) == "4\n", text)
+        text = with_kvm(make, *then, bothy, "run", "-n", *add[1:])
+        check(what + ": dry run", auto in text, text)
+        text = with_kvm(make, *then, bothy, "run", "--engine", "kvm", *add[1:])
+        check(what + ": --engine kvm", re.search(line.split(": ", 1)[1], text), text)
+    text = run("doctor").stdout.decode()
+    if re.search("^kvm +there, but", text, re.M):
+        check("interprets: auto", re.search("^auto +soft: /dev/kvm is there but only interprets$",
+                                            text, re.M), text)
+    elif re.search("^kvm +fast", text, re.M):
+        check("fast: auto", re.search("^auto +kvm: /dev/kvm is there and fast$", text, re.M), text)
+
+
 def main():
     usable = engines()
     check("an engine is usable", usable)
     errors()
+    choice()
     for e in usable:
         for part in (guests, signals, closed_output, two_at_once, terminal):
             before = len(failures)

@@ -39,6 +39,10 @@ static int kvm_open(struct err *err)
 	if (fd < 0)
 		return explain_open(errno, err);
 	version = ioctl(fd, KVM_GET_API_VERSION, 0);
+	if (version < 0) {
+		close(fd);
+		return err_set(err, ENOTSUP, DEV_KVM ": not a KVM device");
+	}
 	if (version != KVM_API_VERSION) {
 		close(fd);
 		return err_set(err, ENOTSUP, DEV_KVM ": API version %d, not %d", version,
