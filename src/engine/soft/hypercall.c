@@ -21,6 +21,9 @@ static void kick_cpu(struct kvm *kvm, u64 apic_id)
 	kvm_vcpu_kick(vcpu);
 }
 
+#define ICR_LOGICAL   (1u << 11)
+#define ICR_SHORTHAND (3u << 18)
+
 /* A set of up to 128 APIC IDs from `lowest` on, in two words. Returns how many got it. */
 static u64 send_ipi(struct kvm *kvm, const u64 set[2], u32 lowest, u64 icr)
 {
@@ -32,7 +35,8 @@ static u64 send_ipi(struct kvm *kvm, const u64 set[2], u32 lowest, u64 icr)
 	};
 	u64 count = 0;
 
-	if (irq.delivery_mode != DM_FIXED && irq.delivery_mode != DM_NMI)
+	/* The set says where to; any delivery mode goes. */
+	if (icr & (ICR_LOGICAL | ICR_SHORTHAND))
 		return (u64)-KVM_EINVAL;
 	for (u32 i = 0; i < 128; i++) {
 		if (!(set[i / 64] >> i % 64 & 1))

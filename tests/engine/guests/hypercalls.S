@@ -14,7 +14,7 @@
 	call 1				/* VAPIC_POLL_IRQ */
 	call 5, 0, 0			/* KICK_CPU: this one */
 	call 5, 0, 77			/* KICK_CPU: nobody */
-	call 10, 0, 0, 0, 0x200		/* SEND_IPI: nobody asked for; SMI is not sent this way */
+	call 10, 0, 0, 0, 0x800		/* SEND_IPI: no logical destination beside the set */
 	call 10, 6, 0, 0, 0x4041	/* SEND_IPI: processors 1 and 2, which are not there */
 	call 11, 5			/* SCHED_YIELD: to nobody */
 	call 12, 0x3000, 2, 0x10	/* MAP_GPA_RANGE: not asked for by the monitor */
