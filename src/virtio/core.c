@@ -153,6 +153,18 @@ void virtio_device_broken(struct virtio_device *dev, const char *why)
 		loop_post(bus_loop(dev->bus), &dev->broken_work);
 }
 
+void virtio_device_signal_pending(struct virtio_device *dev)
+{
+	for (unsigned int i = 0; i < dev->nqueues; i++) {
+		struct virtio_queue *queue = &dev->queue[i];
+
+		if (!__atomic_load_n(&queue->signal_work.pending, __ATOMIC_ACQUIRE))
+			continue;
+		loop_cancel(bus_loop(dev->bus), &queue->signal_work);
+		dev->transport->signal(dev, queue);
+	}
+}
+
 void virtio_queue_set_signal_fd(struct virtio_queue *queue, int fd)
 {
 	__atomic_store_n(&queue->vq.signal_fd, fd, __ATOMIC_RELEASE);
@@ -267,8 +279,7 @@ static void queue_stop(struct virtio_queue *queue)
 		owner_call(queue, stop_on_owner);
 }
 
-/* Features of a legacy driver are final when it starts to use queues. */
-static void legacy_features(struct virtio_device *dev)
+void virtio_settle_features(struct virtio_device *dev)
 {
 	if (!dev->legacy || dev->features_set || virtio_is_modern(dev))
 		return;
@@ -281,7 +292,7 @@ void virtio_queue_enable(struct virtio_queue *queue)
 {
 	if (queue->enabled)
 		return;
-	legacy_features(queue->dev);
+	virtio_settle_features(queue->dev);
 	queue->enabled = true;
 	queue_go_live(queue);
 }
@@ -331,7 +342,7 @@ void virtio_set_status(struct virtio_device *dev, u8 status)
 	if (added & VIRTIO_CONFIG_S_FEATURES_OK && !accept_features(dev))
 		added &= (u8)~VIRTIO_CONFIG_S_FEATURES_OK;
 	if (added & VIRTIO_CONFIG_S_DRIVER_OK) {
-		legacy_features(dev);
+		virtio_settle_features(dev);
 		if (!dev->features_set)
 			added &= (u8)~VIRTIO_CONFIG_S_DRIVER_OK;
 	}

@@ -43,6 +43,7 @@ int virtio_device_save(struct virtio_device *dev, struct virtio_saved *saved)
 	struct str text = {0};
 	int rc;
 
+	virtio_device_signal_pending(dev);
 	memset(saved, 0, sizeof(*saved));
 	saved->features = dev->features;
 	saved->status = virtio_get_status(dev);
@@ -64,7 +65,18 @@ int virtio_device_save(struct virtio_device *dev, struct virtio_saved *saved)
 	return rc;
 }
 
-/* Features, then the device's own, then queues, then the status, which makes them live. */
+/* A legacy driver has used this device: its features are final. */
+static bool saved_in_use(const struct virtio_device *dev, const struct virtio_saved *saved)
+{
+	bool used = saved->status & VIRTIO_CONFIG_S_DRIVER_OK;
+
+	for (unsigned int i = 0; i < dev->nqueues; i++)
+		used |= saved->queue[i].enabled;
+	return used;
+}
+
+/* Features, then the device's own, then queues, then the status, which makes them live; but for a
+ * device that needs a reset, which stays as it is. */
 int virtio_device_load(struct virtio_device *dev, const struct virtio_saved *saved, struct err *err)
 {
 	u8 status = saved->status & (u8)~VIRTIO_CONFIG_S_NEEDS_RESET;
@@ -78,6 +90,11 @@ int virtio_device_load(struct virtio_device *dev, const struct virtio_saved *sav
 	if (saved->status && (virtio_get_status(dev) ^ status) & VIRTIO_CONFIG_S_FEATURES_OK)
 		return err_set(err, EINVAL, "%s: saved with features that are not offered",
 			       dev->id);
+	/* What the features decide comes before what the driver changed later. */
+	if (saved_in_use(dev, saved))
+		virtio_settle_features(dev);
+	if (saved->status & VIRTIO_CONFIG_S_NEEDS_RESET)
+		__atomic_fetch_or(&dev->status, VIRTIO_CONFIG_S_NEEDS_RESET, __ATOMIC_RELEASE);
 	rc = state_load(dev->class->state, dev, saved->device, saved->device_len, err);
 	for (unsigned int i = 0; i < dev->nqueues && !rc; i++) {
 		rc = virtq_load(&dev->queue[i].vq, &saved->queue[i].vq);
@@ -89,7 +106,5 @@ int virtio_device_load(struct virtio_device *dev, const struct virtio_saved *sav
 		return err_set(err, -rc, "%s: saved queues are not legal", dev->id);
 	virtio_set_status(dev, status);
 	dev->generation = saved->generation;
-	if (saved->status & VIRTIO_CONFIG_S_NEEDS_RESET)
-		__atomic_fetch_or(&dev->status, VIRTIO_CONFIG_S_NEEDS_RESET, __ATOMIC_RELEASE);
 	return 0;
 }

@@ -173,6 +173,8 @@ static inline u8 virtio_get_status(const struct virtio_device *dev)
 /* 32 bits of the feature words; select beyond 1 reads 0 and writes nothing. */
 u32 virtio_get_features(const struct virtio_device *dev, u32 select);
 void virtio_set_features(struct virtio_device *dev, u32 select, u32 value);
+/* Features of a legacy driver, which has no FEATURES_OK, are final when it starts to use queues. */
+void virtio_settle_features(struct virtio_device *dev);
 /* Bytes past the end read as zero. size 1, 2, 4 or 8. */
 u64 virtio_config_read(struct virtio_device *dev, u32 offset, unsigned int size);
 void virtio_config_write(struct virtio_device *dev, u32 offset, unsigned int size, u64 value);
@@ -196,6 +198,9 @@ void virtio_device_resume(struct virtio_device *dev);
 void virtio_device_set_dma(struct virtio_device *dev, bool on);
 void virtio_device_stats(struct virtio_device *dev,
 			 void (*line)(void *ctx, const char *name, u64 value), void *ctx);
+
+/* Interrupts that wait for the main loop are raised now: before the device is saved. */
+void virtio_device_signal_pending(struct virtio_device *dev);
 
 /* What is saved of any device, as a field of the transport's own state. */
 struct virtio_saved {

@@ -4,7 +4,9 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -164,6 +166,102 @@ void driver_close_devices(struct driver *d)
 void driver_close(struct driver *d)
 {
 	harness_free(d->h);
+}
+
+static bool is_drained(void *ctx)
+{
+	struct driver *d = ctx;
+	bool drained;
+
+	bus_lock(d->h->bus);
+	drained = devices_drained(d->h->bus);
+	bus_unlock(d->h->bus);
+	return drained;
+}
+
+static void pause_device(struct driver *d)
+{
+	bus_lock(d->h->bus);
+	devices_pause(d->h->bus);
+	bus_unlock(d->h->bus);
+	assert_true(driver_until(d, is_drained, d));
+}
+
+static void save_device(struct driver *d, struct str *saved)
+{
+	bus_lock(d->h->bus);
+	if (state_save(d->device->class->state, d->device, saved))
+		fail_msg("%s: cannot be saved", d->mode->name);
+	bus_unlock(d->h->bus);
+}
+
+static void load_device(struct driver *d, const struct str *saved)
+{
+	struct str again = {0};
+	struct err err;
+
+	pause_device(d);
+	bus_lock(d->h->bus);
+	if (state_load(d->device->class->state, d->device, saved->text, saved->len, &err))
+		fail_msg("%s: %s", d->mode->name, err.text);
+	bus_unlock(d->h->bus);
+	save_device(d, &again);
+	assert_int_equal(again.len, saved->len);
+	assert_memory_equal(again.text, saved->text, saved->len);
+	str_free(&again);
+	bus_lock(d->h->bus);
+	devices_resume(d->h->bus);
+	bus_unlock(d->h->bus);
+}
+
+/* The pages that were ever touched, one after the other, and which ones they are. */
+struct ram_copy {
+	unsigned char touched[RAM_SIZE / PAGE_SIZE];
+	u8 *pages;
+};
+
+static void copy_ram(struct driver *d, struct ram_copy *c, bool back)
+{
+	u8 *ram = harness_ram(d->h, 0, RAM_SIZE), *p;
+
+	if (!back) {
+		assert_int_equal(mincore(ram, RAM_SIZE, c->touched), 0);
+		c->pages = malloc(RAM_SIZE);
+		assert_non_null(c->pages);
+	}
+	p = c->pages;
+	for (u32 i = 0; i < RAM_SIZE / PAGE_SIZE; i++) {
+		if (!(c->touched[i] & 1))
+			continue;
+		memcpy(back ? ram + i * PAGE_SIZE : p, back ? p : ram + i * PAGE_SIZE, PAGE_SIZE);
+		p += PAGE_SIZE;
+	}
+	if (back)
+		free(c->pages);
+}
+
+void driver_move(struct driver *d, const struct driver_move *move)
+{
+	struct driver *old = malloc(sizeof(*old));
+	struct str saved = {0};
+	struct ram_copy ram;
+
+	assert_non_null(old);
+	pause_device(d);
+	if (move->paused)
+		move->paused();
+	save_device(d, &saved);
+	copy_ram(d, &ram, false);
+	*old = *d;
+	move->end();
+	move->begin();
+	copy_ram(d, &ram, true);
+	d->features = old->features;
+	d->next_page = old->next_page;
+	memcpy(d->queue, old->queue, sizeof(d->queue));
+	load_device(d, &saved);
+	str_free(&saved);
+	free(old);
 }
 
 u64 driver_alloc(struct driver *d, u64 len, u64 align)

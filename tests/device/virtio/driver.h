@@ -66,6 +66,18 @@ void driver_open_device(struct driver *d, const struct virtio_class *class, cons
 void driver_close_devices(struct driver *d);
 void driver_close(struct driver *d);
 
+/*
+ * What a snapshot carries, RAM and the device's state, is saved from this machine, paused and
+ * drained, and put into a new device on a new one, which goes on; saved again there, it is the
+ * same. end() closes the back ends and, by driver_close(), the old machine; begin() opens them and
+ * the new one, by driver_open_bus() and driver_open_device(). paused() (may be NULL) comes in
+ * between, while the device takes nothing.
+ */
+struct driver_move {
+	void (*paused)(void), (*end)(void), (*begin)(void);
+};
+void driver_move(struct driver *d, const struct driver_move *move);
+
 /* RAM that nothing else uses, zeroed, aligned to `align` (a power of two). */
 u64 driver_alloc(struct driver *d, u64 len, u64 align);
 void *driver_ptr(struct driver *d, u64 addr);
