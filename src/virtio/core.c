@@ -360,6 +360,11 @@ u64 virtio_config_read(struct virtio_device *dev, u32 offset, unsigned int size)
 
 	if (dev->class->config_reading)
 		dev->class->config_reading(dev);
+	/* 4.1.4.3.1: changed when the driver reads what has changed, however often it did. */
+	if (memcmp(dev->config_seen, dev->config, dev->config_size)) {
+		memcpy(dev->config_seen, dev->config, dev->config_size);
+		dev->generation++;
+	}
 	if (offset < dev->config_size)
 		memcpy(bytes, dev->config + offset, min((u32)size, dev->config_size - offset));
 	return load_le(bytes, size);
@@ -373,7 +378,6 @@ void virtio_config_write(struct virtio_device *dev, u32 offset, unsigned int siz
 
 void virtio_config_changed(struct virtio_device *dev)
 {
-	dev->generation++;
 	if (virtio_get_status(dev) & VIRTIO_CONFIG_S_DRIVER_OK)
 		dev->transport->config_changed(dev);
 }

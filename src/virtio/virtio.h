@@ -106,8 +106,8 @@ struct virtio_device {
 	u64 features;	  /* the driver's choice */
 	u8 status;	  /* atomic: NEEDS_RESET comes from any thread */
 	u8 generation;	  /* of the configuration */
-	bool config_seen; /* read since the last change */
 	u8 config[VIRTIO_MAX_CONFIG];
+	u8 config_seen[VIRTIO_MAX_CONFIG]; /* as the driver last found it */
 	u32 config_size;
 
 	unsigned int nqueues;

@@ -12,6 +12,7 @@
 
 #include "base/endian.h"
 #include "base/log.h"
+#include "virtio/balloon.h"
 #include "virtio/rng.h"
 
 #define BUF 0x800000
@@ -598,6 +599,124 @@ static void rate_is_limited(void **state)
 	driver_close(&d);
 }
 
+/* 4.1.4.3.1, 4.2.2.1: the generation is another when the driver reads what has changed, also after
+ * 256 changes that it did not look at; and the same while nothing changes. */
+static void generation_follows_what_is_read(void **state)
+{
+	for (size_t m = 0; m < 9; m += 5) {
+		bool mmio = driver_modes[m].transport == DRIVER_MMIO;
+		u32 at = mmio ? VIRTIO_MMIO_CONFIG_GENERATION : VIRTIO_PCI_COMMON_CFGGENERATION;
+		u32 before, size = mmio ? 4 : 1;
+
+		driver_open(&d, &driver_modes[m], &virtio_balloon, NULL);
+		driver_start(&d, 0, 2);
+		driver_config(&d, 0, 4);
+		before = (u32)common(at, size);
+		driver_config(&d, 0, 4);
+		assert_int_equal(common(at, size), before);
+		bus_lock(d.h->bus);
+		for (u32 i = 0; i < 256; i++)
+			virtio_balloon_set_target(d.virtio, 4096 * (u64)(i + 1));
+		bus_unlock(d.h->bus);
+		assert_int_equal(driver_config(&d, 0, 4), 256);
+		assert_int_not_equal(common(at, size), before);
+		driver_close(&d);
+	}
+}
+
+/* 4.1.4.5.1: with MSI-X off the interrupt bit of the PCI status register is the ISR's. */
+static void status_register_shows_the_isr(void **state)
+{
+	driver_open(&d, &driver_modes[0], &virtio_rng, NULL);
+	driver_start(&d, 0, 1);
+	assert_false(harness_config_read(d.h, d.devfn, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT);
+	ask();
+	assert_true(harness_config_read(d.h, d.devfn, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT);
+	assert_int_equal(driver_take_isr(&d), 1);
+	assert_false(harness_config_read(d.h, d.devfn, PCI_STATUS, 2) & PCI_STATUS_INTERRUPT);
+	driver_close(&d);
+}
+
+/* 4.1.4.4.1: room for a doorbell of 4 bytes (NOTIFICATION_DATA) for each queue in each region. */
+static void doorbells_have_room(void **state)
+{
+	u8 at;
+
+	driver_open(&d, &driver_modes[0], &virtio_balloon, NULL);
+	for (at = (u8)harness_config_read(d.h, d.devfn, 0x34, 1); at;
+	     at = (u8)harness_config_read(d.h, d.devfn, at + 1, 1)) {
+		u32 offset = harness_config_read(d.h, d.devfn, at + 8, 4);
+		u32 length = harness_config_read(d.h, d.devfn, at + 12, 4);
+		u32 multiplier = harness_config_read(d.h, d.devfn, at + 16, 4);
+
+		if (harness_config_read(d.h, d.devfn, at, 1) != PCI_CAP_ID_VNDR ||
+		    harness_config_read(d.h, d.devfn, at + 3, 1) != VIRTIO_PCI_CAP_NOTIFY_CFG)
+			continue;
+		assert_int_equal(offset % 4, 0);
+		assert_int_equal(multiplier, 4);
+		for (u16 q = 0; q < common(VIRTIO_PCI_COMMON_NUMQ, 2); q++) {
+			set_common(VIRTIO_PCI_COMMON_Q_SELECT, 2, q);
+			assert_true(length >= common(VIRTIO_PCI_COMMON_Q_NOFF, 2) * multiplier + 4);
+		}
+	}
+	driver_close(&d);
+}
+
+/* 4.2.2.1: reset clears InterruptStatus and QueueReady; a bit stays until it is acknowledged; there
+ * is no shared memory. */
+static void mmio_registers(void **state)
+{
+	driver_open(&d, &driver_modes[5], &virtio_rng, NULL);
+	driver_start(&d, 0, 1);
+	ask();
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(common(VIRTIO_MMIO_INTERRUPT_STATUS, 4), 1);
+	set_common(VIRTIO_MMIO_INTERRUPT_ACK, 4, 2); /* another one */
+	assert_int_equal(common(VIRTIO_MMIO_INTERRUPT_STATUS, 4), 1);
+	assert_true(harness_line(d.h, 20));
+	set_common(VIRTIO_MMIO_INTERRUPT_ACK, 4, 1);
+	assert_int_equal(common(VIRTIO_MMIO_INTERRUPT_STATUS, 4), 0);
+	assert_false(harness_line(d.h, 20));
+	ask();
+	set_common(VIRTIO_MMIO_QUEUE_SEL, 4, 0);
+	assert_int_equal(common(VIRTIO_MMIO_QUEUE_READY, 4), 1);
+	driver_set_status(&d, 0);
+	assert_int_equal(common(VIRTIO_MMIO_INTERRUPT_STATUS, 4), 0);
+	assert_false(harness_line(d.h, 20));
+	assert_int_equal(common(VIRTIO_MMIO_QUEUE_READY, 4), 0);
+	set_common(VIRTIO_MMIO_QUEUE_SEL, 4, 1); /* not there */
+	assert_int_equal(common(VIRTIO_MMIO_QUEUE_NUM_MAX, 4), 0);
+	assert_int_equal(common(VIRTIO_MMIO_SHM_LEN_LOW, 4), 0xffffffff);
+	assert_int_equal(common(VIRTIO_MMIO_SHM_BASE_HIGH, 4), 0xffffffff);
+	/* A queue that is not ready is not touched. */
+	driver_start(&d, 0, 1);
+	set_common(VIRTIO_MMIO_QUEUE_SEL, 4, 0);
+	set_common(VIRTIO_MMIO_QUEUE_READY, 4, 0);
+	assert_int_equal(common(VIRTIO_MMIO_QUEUE_READY, 4), 0);
+	add_buffer(0, 8);
+	driver_kick(&d.queue[0]);
+	assert_false(answered(0));
+	driver_close(&d);
+}
+
+/* 4.1.4.3.1: what the driver accepted can be read back, and what it wrote to a word that does not
+ * exist cannot. */
+static void driver_features_are_shown(void **state)
+{
+	driver_open(&d, &driver_modes[0], &virtio_rng, NULL);
+	driver_set_status(&d, 3);
+	driver_set_features(&d, VIRTIO_F(VIRTIO_F_VERSION_1) | VIRTIO_F(VIRTIO_F_EVENT_IDX));
+	for (u32 word = 0; word < 4; word++) {
+		static const u32 expected[4] = {1u << VIRTIO_F_EVENT_IDX, 1, 0, 0};
+
+		set_common(VIRTIO_PCI_COMMON_GFSELECT, 4, word);
+		if (word > 1)
+			set_common(VIRTIO_PCI_COMMON_GF, 4, ~0u);
+		assert_int_equal(common(VIRTIO_PCI_COMMON_GF, 4), expected[word]);
+	}
+	driver_close(&d);
+}
+
 /* Random accesses to every register of the modern, the old and the MMIO layout. */
 static void registers_survive_noise(void **state)
 {
@@ -645,6 +764,11 @@ int main(void)
 		cmocka_unit_test(bus_mastering_is_respected),
 		cmocka_unit_test(pause_save_load_resume),
 		cmocka_unit_test(rate_is_limited),
+		cmocka_unit_test(generation_follows_what_is_read),
+		cmocka_unit_test(status_register_shows_the_isr),
+		cmocka_unit_test(doorbells_have_room),
+		cmocka_unit_test(mmio_registers),
+		cmocka_unit_test(driver_features_are_shown),
 		cmocka_unit_test(registers_survive_noise),
 	};
 

@@ -458,6 +458,18 @@ static void legal_chains_are_taken(void **state)
 	assert_ptr_equal(c->in[1].iov_base, at(BUF + 300));
 	assert_null(virtq_pop(&vq));
 	assert_int_equal(breaks, 0);
+	/* 2.8.7: packed, WRITE has no meaning there either, nor NEXT in the table. */
+	setup_mode(VIRTQ_INDIRECT | VIRTQ_PACKED, SIZE);
+	put(TABLE, BUF, 10, 99, VRING_DESC_F_NEXT);
+	put(TABLE + 16, BUF + 100, 20, 98, VRING_DESC_F_WRITE);
+	pdesc(0, TABLE, 32, 5, VRING_DESC_F_INDIRECT | VRING_DESC_F_WRITE);
+	c = virtq_pop(&vq);
+	assert_non_null(c);
+	assert_int_equal(c->id, 5);
+	assert_int_equal(c->out_len, 10);
+	assert_int_equal(c->in_len, 20);
+	assert_null(virtq_pop(&vq));
+	assert_int_equal(breaks, 0);
 }
 
 /* 2.7.7.2: all index differences around the wrap of 16 bits. */
