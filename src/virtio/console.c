@@ -35,6 +35,7 @@ struct port {
 	bool is_console, host_open;
 	char name[NAME_MAX_];
 	u16 cols, rows;
+	bool added;		/* the driver has been, or will be, told of it */
 	bool guest_open, ready; /* what the driver said */
 	u32 pending;		/* BIT(event) of messages to send, lowest first */
 };
@@ -123,6 +124,14 @@ static void send_pending(struct console *console)
 
 /* ---- messages from the driver: section 5.3.6.2 ---- */
 
+/* 5.3.6.2.1: a port that exists is not added again, however often the driver says it is ready. */
+static void add_port(struct port *port)
+{
+	if (!port->added)
+		port->pending |= BIT(VIRTIO_CONSOLE_PORT_ADD);
+	port->added = true;
+}
+
 static void port_ready(struct port *port)
 {
 	port->ready = true;
@@ -142,7 +151,7 @@ static void handle_message(struct console *console, u32 id, u16 event, u16 value
 
 	if (event == VIRTIO_CONSOLE_DEVICE_READY) {
 		for (unsigned int i = 0; value == 1 && i < console->nports; i++)
-			console->port[i].pending |= BIT(VIRTIO_CONSOLE_PORT_ADD);
+			add_port(&console->port[i]);
 	} else if (port && event == VIRTIO_CONSOLE_PORT_READY && value == 1) {
 		port_ready(port);
 	} else if (port && event == VIRTIO_CONSOLE_PORT_OPEN) {
@@ -367,6 +376,7 @@ static void reset(struct virtio_device *dev)
 
 	for (unsigned int i = 0; i < console->nports; i++) {
 		console->port[i].guest_open = console->port[i].ready = false;
+		console->port[i].added = false;
 		console->port[i].pending = 0;
 	}
 }
@@ -382,9 +392,13 @@ static void stop(struct virtio_device *dev)
 /* ---- saved state ---- */
 
 static const struct state_field port_fields[] = {
-	STATE_FIELD(struct port, guest_open), STATE_FIELD(struct port, ready),
-	STATE_FIELD(struct port, pending),    STATE_FIELD(struct port, cols),
-	STATE_FIELD(struct port, rows),	      STATE_END,
+	STATE_FIELD(struct port, guest_open),
+	STATE_FIELD(struct port, ready),
+	STATE_FIELD(struct port, pending),
+	STATE_FIELD(struct port, cols),
+	STATE_FIELD(struct port, rows),
+	STATE_FIELD(struct port, added),
+	STATE_END,
 };
 
 static const struct state_desc port_state = {

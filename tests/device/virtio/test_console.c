@@ -191,6 +191,54 @@ static void ports_are_announced(void **state)
 	}
 }
 
+/* 5.3.6.2.1: a port is added once; after a reset it is new. A driver that is not ready gets none.
+ */
+static void ports_are_added_once(void **state)
+{
+	u32 len;
+	int id;
+
+	open_console(&driver_modes[1], 2);
+	for (int round = 0; round < 2; round++) {
+		driver_start(&d, VIRTIO_F(VIRTIO_CONSOLE_F_MULTIPORT), 6);
+		give_messages(0, 8);
+		tell(0, VIRTIO_CONSOLE_DEVICE_READY, 0);
+		assert_false(driver_take(&d.queue[2], &id, &len));
+		for (int i = 0; i < 3; i++)
+			tell(0, VIRTIO_CONSOLE_DEVICE_READY, 1);
+		expect(0, 0, VIRTIO_CONSOLE_PORT_ADD, 1, 8);
+		expect(1, 1, VIRTIO_CONSOLE_PORT_ADD, 1, 8);
+		harness_settle(d.h);
+		assert_false(driver_take(&d.queue[2], &id, &len));
+	}
+	close_console(2);
+}
+
+/* Control messages of any length and content: answered with nothing, and the rest goes on. */
+static void messages_of_noise(void **state)
+{
+	u64 seed = 3;
+	char text[16];
+
+	open_console(&driver_modes[1], 2);
+	driver_start(&d, VIRTIO_F(VIRTIO_CONSOLE_F_MULTIPORT), 6);
+	for (int i = 0; i < 4; i++)
+		give(2, MSG + 0x100 * (i + 1), 1 + i); /* too short for a message */
+	for (int i = 0; i < 3000; i++) {
+		const struct driver_buf buf = {MSG, 1 + (u32)(harness_random(&seed) % 12), false};
+		u8 *p = driver_ptr(&d, MSG);
+
+		store_le32(p, harness_random(&seed) % 4 ? harness_random(&seed) % 3
+							: (u32)harness_random(&seed));
+		store_le16(p + 4, (u16)(harness_random(&seed) % 9));
+		store_le16(p + 6, (u16)(harness_random(&seed) % 3));
+		driver_do(&d.queue[3], &buf, 1);
+	}
+	say(5, "alive");
+	assert_int_equal(harness_chardev_take(d.h, &chr[1], text, sizeof(text)), 5);
+	close_console(2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -198,6 +246,8 @@ int main(void)
 		cmocka_unit_test(input_waits),
 		cmocka_unit_test(configuration),
 		cmocka_unit_test(ports_are_announced),
+		cmocka_unit_test(ports_are_added_once),
+		cmocka_unit_test(messages_of_noise),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
