@@ -35,6 +35,9 @@
 #define SEGMENT_SIZE 16
 #define CONFIG_SIZE  60
 #define WCE_OFFSET   32
+#define HEADS	     16 /* of a disk that is as old as the question */
+#define TRACK	     63
+#define FLUSH_OUT    5	  /* a flush, before 1.0 */
 #define TURN_LIMIT   4096 /* requests before the loop gets a turn */
 
 struct segment {
@@ -317,6 +320,12 @@ static void blk_start(struct queue *queue, struct virtq_chain *chain)
 	case VIRTIO_BLK_T_WRITE_ZEROES:
 		start_ranges(r);
 		break;
+	case FLUSH_OUT:
+		if (virtio_is_modern(&queue->blk->dev))
+			finish(r, VIRTIO_BLK_S_UNSUPP);
+		else
+			start_flush(r);
+		break;
 	default:
 		finish(r, VIRTIO_BLK_S_UNSUPP);
 		break;
@@ -370,6 +379,11 @@ static void set_capacity(struct blk *blk)
 {
 	__atomic_store_n(&blk->size, align_down(block_size(blk->block), SECTOR), __ATOMIC_RELAXED);
 	store_le64(blk->dev.config, blk->size / SECTOR);
+	/* Cylinders, heads, sectors, as far as 16 bits of cylinders go: for the BIOS and its like.
+	 */
+	store_le16(blk->dev.config + 16, (u16)min(blk->size / SECTOR / (HEADS * TRACK), 65535ULL));
+	blk->dev.config[18] = HEADS;
+	blk->dev.config[19] = TRACK;
 }
 
 static void resized_work(struct loop_work *work)
@@ -476,7 +490,8 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 		memcpy(blk->serial, c->serial, min(strlen(c->serial), sizeof(blk->serial)));
 	blk->nqueues = c->queues ? c->queues : 1;
 	virtio_offer(dev, VIRTIO_F(VIRTIO_BLK_F_SEG_MAX) | VIRTIO_F(VIRTIO_BLK_F_BLK_SIZE) |
-				  VIRTIO_F(VIRTIO_BLK_F_TOPOLOGY) | VIRTIO_F(VIRTIO_BLK_F_MQ));
+				  VIRTIO_F(VIRTIO_BLK_F_TOPOLOGY) |
+				  VIRTIO_F(VIRTIO_BLK_F_GEOMETRY) | VIRTIO_F(VIRTIO_BLK_F_MQ));
 	if (blk->info.readonly)
 		virtio_offer(dev, VIRTIO_F(VIRTIO_BLK_F_RO));
 	else

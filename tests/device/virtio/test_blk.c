@@ -325,6 +325,102 @@ static void resize_is_told(void **state)
 	close_device();
 }
 
+/* 5.2.6.2: what is not offered is not done: erasing for good, lifetime, zones, SCSI, and whatever
+ * else there may be; 5 was a flush before 1.0 and is one for drivers of that age only. */
+static void other_types_are_unsupported(void **state)
+{
+	for (int old = 0; old < 2; old++) {
+		open_device(&driver_modes[old ? 9 : 0], false, 1);
+		driver_start(&d, VIRTIO_F(VIRTIO_BLK_F_FLUSH), 1);
+		for (u32 type = 2; type < 64; type++) {
+			u8 expected = VIRTIO_BLK_S_UNSUPP;
+
+			if (type == VIRTIO_BLK_T_FLUSH || type == VIRTIO_BLK_T_GET_ID ||
+			    type == VIRTIO_BLK_T_DISCARD || type == VIRTIO_BLK_T_WRITE_ZEROES)
+				continue;
+			if (type == 5 && old)
+				expected = VIRTIO_BLK_S_OK;
+			assert_int_equal(request(type, 0, 512, 1), expected);
+		}
+		assert_int_equal(request(0x80000000, 0, 512, 1), VIRTIO_BLK_S_UNSUPP);
+		assert_int_equal(request(0xffffffff, 0, 512, 1), VIRTIO_BLK_S_UNSUPP);
+		close_device();
+	}
+}
+
+/* 5.2.3, 5.2.5.2: what is offered, and the fields that belong to it, readable before FEATURES_OK
+ * (2.5.2). Any length of a segment will do, so there is no SIZE_MAX; the host tells no lifetime and
+ * has no zones (bits 15 to 17: lifetime, erase, zones). */
+static void configuration_is_told(void **state)
+{
+	const u64 both = VIRTIO_F(VIRTIO_BLK_F_FLUSH) | VIRTIO_F(VIRTIO_BLK_F_CONFIG_WCE);
+	u64 offered;
+	u32 len = MiB;
+	u8 *data;
+
+	open_device(&driver_modes[0], false, 2);
+	offered = driver_offered(&d);
+	assert_false(offered & (VIRTIO_F(VIRTIO_BLK_F_SIZE_MAX) | VIRTIO_F(VIRTIO_BLK_F_RO) |
+				VIRTIO_F(7) | VIRTIO_F(15) | VIRTIO_F(16) | VIRTIO_F(17)));
+	assert_true((offered & both) == both);
+	assert_int_equal(driver_config(&d, 12, 4), 254); /* seg_max: all but header and status */
+	assert_int_equal(driver_config(&d, 16, 2), DISK_SIZE / 512 / 16 / 63);
+	assert_int_equal(driver_config(&d, 18, 1), 16);
+	assert_int_equal(driver_config(&d, 19, 1), 63);
+	assert_int_equal(driver_config(&d, 20, 4), 512);
+	assert_int_equal(driver_config(&d, 24, 1), 3); /* 2^3 blocks of 512 are a physical one */
+	assert_int_equal(driver_config(&d, 25, 1), 0);
+	assert_int_equal(driver_config(&d, 26, 2), 8);
+	assert_int_equal(driver_config(&d, 33, 1), 0); /* unused0 */
+	assert_int_equal(driver_config(&d, 34, 2), 2);
+	for (u32 at = 36; at < 56; at += 4) /* DISCARD, WRITE_ZEROES: not zero */
+		assert_true(driver_config(&d, at, 4) > 0);
+	assert_int_equal(driver_config(&d, 56, 1), 1);
+	/* One segment of a megabyte. */
+	driver_start(&d, full_features(), 1);
+	data = driver_ptr(&d, DATA);
+	assert_int_equal(request(VIRTIO_BLK_T_IN, 0, len, 1), 0);
+	assert_int_equal(load_le32(data + len - 512), len / 512 - 1);
+	close_device();
+}
+
+/* 5.2.6.2: as many segments as max_write_zeroes_seg and max_discard_seg say, and not one more. */
+static void segments_up_to_the_limit(void **state)
+{
+	u64 seg[17][3];
+	u8 data[512];
+	u32 most;
+
+	open_device(&driver_modes[1], false, 1);
+	driver_start(&d, full_features(), 1);
+	most = (u32)driver_config(&d, 52, 4);
+	assert_int_equal(most, 16);
+	assert_int_equal(driver_config(&d, 40, 4), 16);
+	for (u32 i = 0; i < 17; i++) {
+		seg[i][0] = 100 + 10 * i;
+		seg[i][1] = 1;
+		seg[i][2] = 0;
+	}
+	assert_int_equal(ranges(VIRTIO_BLK_T_WRITE_ZEROES, (const void *)seg, 17),
+			 VIRTIO_BLK_S_IOERR);
+	assert_int_equal(pread(disk_fd, data, 512, 512 * 100), 512);
+	assert_int_equal(load_le32(data), 100);
+	assert_int_equal(ranges(VIRTIO_BLK_T_WRITE_ZEROES, (const void *)seg, most), 0);
+	for (u32 i = 0; i < most; i++) {
+		assert_int_equal(pread(disk_fd, data, 512, 512 * (100 + 10 * i)), 512);
+		assert_int_equal(load_le32(data), 0);
+	}
+	assert_int_equal(ranges(VIRTIO_BLK_T_DISCARD, (const void *)seg, most), 0);
+	/* One bad segment: none of them is done. */
+	seg[0][0] = 3000;
+	seg[15][0] = DISK_SIZE / 512;
+	assert_int_equal(ranges(VIRTIO_BLK_T_WRITE_ZEROES, (const void *)seg, most),
+			 VIRTIO_BLK_S_IOERR);
+	assert_int_equal(pread(disk_fd, data, 512, 512 * 3000), 512);
+	assert_int_equal(load_le32(data), 3000);
+	close_device();
+}
+
 /* Several queues at once, many requests in each; then reset with all of it in flight (2.4.2: after
  * status reads 0 nothing is written any more). */
 static void queues_run_and_reset_waits(void **state)
@@ -393,6 +489,9 @@ int main(void)
 		cmocka_unit_test(serial_is_told),
 		cmocka_unit_test(cache_mode_is_the_drivers),
 		cmocka_unit_test(resize_is_told),
+		cmocka_unit_test(other_types_are_unsupported),
+		cmocka_unit_test(configuration_is_told),
+		cmocka_unit_test(segments_up_to_the_limit),
 		cmocka_unit_test(queues_run_and_reset_waits),
 	};
 
