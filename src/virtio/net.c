@@ -135,6 +135,15 @@ static void fill_buffers(struct virtq *vq, struct virtq_chain **chains, int n, c
 	}
 }
 
+/* 5.1.4.1: what the driver must not be handed once it knows the MTU: longer frames, but for those
+ * that are to be cut. The header may carry a VLAN tag. */
+static bool exceeds_mtu(const struct net_card_device *card, const struct net_frame *frame)
+{
+	return virtio_has(&card->dev, VIRTIO_NET_F_MTU) &&
+	       (frame->offload.gso_type & ~NET_GSO_ECN) == NET_GSO_NONE &&
+	       frame->len > load_le16(card->dev.config + 10) + 18u;
+}
+
 /* True when the frame is dealt with, false when it must wait for buffers. */
 static bool receive_one(struct net_card_device *card, struct net_pair *pair,
 			const struct net_frame *frame)
@@ -146,7 +155,7 @@ static bool receive_one(struct net_card_device *card, struct net_pair *pair,
 	int n;
 
 	iov_to_buf(frame->iov, frame->niov, 0, head, min(frame->len, (u32)sizeof(head)));
-	if (!net_filter_wants(card, head, frame->len) ||
+	if (!net_filter_wants(card, head, frame->len) || exceeds_mtu(card, frame) ||
 	    !net_offload_check(&frame->offload, frame->len,
 			       __atomic_load_n(&card->receive_mask, __ATOMIC_RELAXED))) {
 		add(&pair->filtered, 1);
@@ -169,7 +178,8 @@ static u32 net_received(void *ctx, unsigned int index, const struct net_frame *f
 	struct net_pair *pair = &card->pair[index];
 	u32 taken = n;
 
-	if (index >= card->pairs)
+	/* 5.1.6.5.5.2: nothing on queues that the driver has not asked for. */
+	if (index >= __atomic_load_n(&card->active_pairs, __ATOMIC_RELAXED))
 		return n;
 	enter(pair->rx);
 	/* A card whose driver is not there takes frames and drops them. */
@@ -375,10 +385,15 @@ u32 net_guest_offloads(u64 features)
 	return mask & NET_CSUM ? mask : 0;
 }
 
+/* 2.2.2: none without the one that it needs. */
 static u64 offload_features(u32 caps)
 {
 	u64 features = VIRTIO_F(VIRTIO_NET_F_GUEST_CSUM);
 
+	if (!(caps & NET_CSUM))
+		caps = 0;
+	if (!(caps & (NET_TSO4 | NET_TSO6)))
+		caps &= ~(u32)NET_ECN;
 	for (size_t i = 0; i < ARRAY_SIZE(offloads); i++)
 		if (caps & offloads[i].net)
 			features |= VIRTIO_F(offloads[i].host) | VIRTIO_F(offloads[i].guest);
@@ -391,7 +406,7 @@ static u64 offload_features(u32 caps)
 static bool features_consistent(const struct virtio_device *dev)
 {
 	static const struct {
-		u8 bit, needs;
+		u8 bit, needs, or ;
 	} rules[] = {
 		{VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM},
 		{VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_CSUM},
@@ -400,6 +415,9 @@ static bool features_consistent(const struct virtio_device *dev)
 		{VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM},
 		{VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM},
 		{F_HOST_USO, VIRTIO_NET_F_CSUM},
+		{VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6},
+		{VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6},
+		{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_VQ},
 		{VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ},
 		{VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ},
 		{VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_CTRL_VQ},
@@ -408,7 +426,8 @@ static bool features_consistent(const struct virtio_device *dev)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
-		if (virtio_has(dev, rules[i].bit) && !virtio_has(dev, rules[i].needs))
+		if (virtio_has(dev, rules[i].bit) && !virtio_has(dev, rules[i].needs) &&
+		    !(rules[i].or &&virtio_has(dev, rules[i].or)))
 			return false;
 	return true;
 }

@@ -154,7 +154,7 @@ static bool set_pairs(struct net_card_device *card, u8 command, const u8 *data, 
 	n = load_le16(data);
 	if (n < 1 || n > card->pairs)
 		return false;
-	card->active_pairs = n;
+	__atomic_store_n(&card->active_pairs, n, __ATOMIC_RELAXED);
 	net_set_pairs(card->net, n);
 	return true;
 }

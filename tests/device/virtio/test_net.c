@@ -8,6 +8,7 @@
 #include "base/endian.h"
 #include "base/iov.h"
 #include "virtio/net.h"
+#include "virtio/net_int.h"
 
 #define TX_BUF 0x800000
 #define RX_BUF 0x900000
@@ -300,11 +301,15 @@ static void bad_headers_are_dropped(void **state)
 		{1, 99, 54, 1000, 34, 16, false},
 		{1, 1, 0xffff, 1000, 34, 16, true},
 		{1, 5, 54, 1000, 34, 6, false},
+		/* Without NEEDS_CSUM the offsets are not looked at, nor bits that nobody knows. */
+		{0, 0, 0, 0, 0xffff, 0xffff, true},
+		{0xfe, 0, 0, 0, 0xffff, 0xffff, true},
 	};
 	u32 good = 0;
 
 	open_card(&driver_modes[1], 1, 0);
 	driver_start(&d, VIRTIO_F(VIRTIO_NET_F_CSUM) | VIRTIO_F(VIRTIO_NET_F_HOST_TSO4), 2);
+	memset(&far.offload, 0xff, sizeof(far.offload));
 	for (size_t i = 0; i < ARRAY_SIZE(h); i++) {
 		const struct driver_buf buf = {TX_BUF, 112, false};
 		u8 *p = driver_ptr(&d, TX_BUF);
@@ -322,6 +327,7 @@ static void bad_headers_are_dropped(void **state)
 		if (far.received != good)
 			fail_msg("header %zu was %s", i, h[i].good ? "dropped" : "passed on");
 	}
+	assert_int_equal(far.offload.flags, 0);
 	/* Too short for a header, for a frame; and too long. */
 	for (u32 len = 1; len <= 25; len += 6) {
 		const struct driver_buf buf = {TX_BUF, len, false};
@@ -380,20 +386,76 @@ static void offloads_follow_the_features(void **state)
 	close_card();
 }
 
-/* 5.1.3.1: bits without those they need are refused. */
+static bool accepts(u64 features)
+{
+	driver_set_status(&d, 0);
+	driver_set_status(&d, 3);
+	driver_set_features(&d, VIRTIO_F(VIRTIO_F_VERSION_1) | features);
+	driver_set_status(&d, 11);
+	return driver_status(&d) & 8;
+}
+
+/* Which bits need which: 5.1.3.1. */
+static const struct {
+	u8 bit, needs, or ;
+} rules[] = {
+	{VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM},
+	{VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_CSUM},
+	{54, VIRTIO_NET_F_GUEST_CSUM}, /* USO4 */
+	{55, VIRTIO_NET_F_GUEST_CSUM}, /* USO6 */
+	{VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6},
+	{VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM},
+	{VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM},
+	{56, VIRTIO_NET_F_CSUM}, /* USO */
+	{VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6},
+	{VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ},
+	{VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ},
+	{VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_CTRL_VQ},
+	{VIRTIO_NET_F_MQ, VIRTIO_NET_F_CTRL_VQ},
+	{VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ},
+	{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_VQ},
+};
+
+/* The bit with all that it needs, down to the ground, but for `without`. */
+static u64 closure(unsigned int bit, unsigned int without)
+{
+	u64 set = bit == without ? 0 : VIRTIO_F(bit);
+
+	for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
+		if (rules[i].bit == bit)
+			set |= closure(rules[i].needs, without);
+	return set;
+}
+
+/* 2.2.2, 5.1.3.1: bits without those they need are refused, with them accepted; and whatever the
+ * link can do, none is offered without them. Steering and hashes are not (bits 57 and 60). */
 static void features_must_be_consistent(void **state)
 {
-	open_card(&driver_modes[0], 1, 0);
-	for (int good = 0; good < 2; good++) {
-		driver_set_status(&d, 0);
-		driver_set_status(&d, 3);
-		driver_set_features(&d, VIRTIO_F(VIRTIO_F_VERSION_1) |
-						VIRTIO_F(VIRTIO_NET_F_HOST_TSO4) |
-						(good ? VIRTIO_F(VIRTIO_NET_F_CSUM) : 0));
-		driver_set_status(&d, 11);
-		assert_int_equal(!!(driver_status(&d) & 8), good);
+	open_card(&driver_modes[0], 3, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+		assert_true(accepts(closure(rules[i].bit, 99)));
+		assert_false(accepts(closure(rules[i].bit, rules[i].needs)));
+		if (rules[i].or)
+			assert_true(accepts(closure(rules[i].bit, rules[i].needs) |
+					    closure(rules[i].or, 99)));
 	}
 	close_card();
+	for (u32 caps = 0; caps < 32; caps++) {
+		struct virtio_net_options options = {.mac = {2}};
+		u64 offered;
+
+		driver_open_bus(&d, &driver_modes[0]);
+		assert_int_equal(net_loopback_new(ends, d.h->loop, 1, caps), 0);
+		options.net = ends[0];
+		driver_open_device(&d, &virtio_net, &options);
+		offered = driver_offered(&d);
+		assert_false(offered & (VIRTIO_F(57) | VIRTIO_F(60)));
+		for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
+			if (offered & VIRTIO_F(rules[i].bit))
+				assert_true(offered & (VIRTIO_F(rules[i].needs) |
+						       (rules[i].or ? VIRTIO_F(rules[i].or) : 0)));
+		close_card();
+	}
 }
 
 static u8 control(u16 queue, u8 class, u8 command, const void *data, u32 len)
@@ -499,6 +561,46 @@ static void pairs_are_the_drivers(void **state)
 	close_card();
 }
 
+static bool arrives_on(unsigned int pair)
+{
+	static u8 frame[64];
+	struct iovec iov = {frame, 64};
+	const struct net_frame f = {.iov = &iov, .niov = 1, .len = 64};
+	const struct driver_buf buf = {RX_BUF, 2000, true};
+	struct driver_queue *q = &d.queue[2 * pair];
+	u32 len;
+	int id;
+
+	memcpy(frame, mac, 6);
+	if (q->nfree == q->size) {
+		driver_add(q, &buf, 1);
+		driver_kick(q);
+	}
+	net_send(ends[1], pair, &f, 1);
+	harness_settle(d.h);
+	return driver_take(q, &id, &len);
+}
+
+/* 5.1.6.5.5.2: frames come on the pairs that the driver asked for, only the first at the start, and
+ * after a reset again. */
+static void frames_keep_to_active_pairs(void **state)
+{
+	open_card(&driver_modes[0], 3, 0);
+	for (int round = 0; round < 2; round++) {
+		driver_start(&d, VIRTIO_F(VIRTIO_NET_F_CTRL_VQ) | VIRTIO_F(VIRTIO_NET_F_MQ), 7);
+		assert_true(arrives_on(0));
+		assert_false(arrives_on(1));
+		assert_int_equal(control(6, 4, 0, "\2", 2), 0);
+		assert_true(arrives_on(1));
+		assert_false(arrives_on(2));
+		assert_int_equal(control(6, 4, 0, "\3", 2), 0);
+		assert_true(arrives_on(2));
+		assert_int_equal(control(6, 4, 0, "\1", 2), 0);
+		assert_false(arrives_on(1));
+	}
+	close_card();
+}
+
 /* 5.1.4: link state, with an interrupt; MTU. */
 static void link_is_told(void **state)
 {
@@ -517,6 +619,179 @@ static void link_is_told(void **state)
 	close_card();
 }
 
+/* 5.1.4.1: with MTU, nothing longer is handed to the driver, a VLAN tag apart; what is to be cut
+ * may be. The driver's frames of that length go out whole. */
+static void mtu_is_kept(void **state)
+{
+	const struct net_offload tso = {.flags = NET_HDR_NEEDS_CSUM,
+					.csum_start = 34,
+					.csum_offset = 16,
+					.gso_type = NET_GSO_TCPV4,
+					.gso_size = 1000,
+					.hdr_len = 54};
+	int id, none;
+	u32 len;
+
+	open_card(&driver_modes[0], 1, 0);
+	driver_start(&d,
+		     VIRTIO_F(VIRTIO_NET_F_MTU) | VIRTIO_F(VIRTIO_NET_F_GUEST_CSUM) |
+			     VIRTIO_F(VIRTIO_NET_F_GUEST_TSO4),
+		     2);
+	id = add_rx(RX_BUF, 8192);
+	driver_kick(&d.queue[0]);
+	far_send(1400 + 19, 1, NULL);
+	assert_false(driver_take(&d.queue[0], &none, &len));
+	far_send(1400 + 14, 1, NULL);
+	assert_int_equal(driver_wait(&d.queue[0], id), 12 + 1414);
+	id = add_rx(RX_BUF, 8192);
+	driver_kick(&d.queue[0]);
+	far_send(4000, 1, &tso);
+	assert_int_equal(driver_wait(&d.queue[0], id), 12 + 4000);
+	send_frame(1414, 3);
+	assert_int_equal(far.last_len, 1414);
+	/* A driver that does not know the MTU is not told, and gets all. */
+	driver_start(&d, 0, 2);
+	id = add_rx(RX_BUF, 8192);
+	driver_kick(&d.queue[0]);
+	far_send(1500, 1, NULL);
+	assert_int_equal(driver_wait(&d.queue[0], id), 12 + 1500);
+	close_card();
+}
+
+/* 5.1.6.5.3: VLANs; without a command all pass, then those that were added. */
+static void vlans_are_filtered(void **state)
+{
+	static u8 frame[64];
+	struct iovec iov = {frame, 64};
+	const struct net_frame f = {.iov = &iov, .niov = 1, .len = 64};
+
+	open_card(&driver_modes[1], 1, 0);
+	driver_start(&d,
+		     VIRTIO_F(VIRTIO_NET_F_CTRL_VQ) | VIRTIO_F(VIRTIO_NET_F_CTRL_RX) |
+			     VIRTIO_F(VIRTIO_NET_F_CTRL_VLAN),
+		     3);
+	memcpy(frame, mac, 6);
+	frame[12] = 0x81;
+	assert_int_equal(control(2, 0, 0, "\0", 1), 0); /* not promiscuous */
+	for (int step = 0; step < 4; step++) {
+		static const bool passes[4][2] = {
+			{true, true}, {true, false}, {true, true}, {false, true}};
+
+		if (step == 1)
+			assert_int_equal(control(2, 2, 0, "\x64\0", 2), 0);
+		if (step == 2)
+			assert_int_equal(control(2, 2, 0, "\xff\x0f", 2), 0);
+		if (step == 3)
+			assert_int_equal(control(2, 2, 1, "\x64\0", 2), 0);
+		for (int which = 0; which < 2; which++) {
+			int id, got;
+			u32 len;
+
+			id = add_rx(RX_BUF, 2000);
+			driver_kick(&d.queue[0]);
+			frame[14] = which ? 0xff : 0; /* the priority is not part of it */
+			frame[15] = which ? 0xff : 100;
+			net_send(ends[1], 0, &f, 1);
+			harness_settle(d.h);
+			if (driver_take(&d.queue[0], &got, &len) != passes[step][which])
+				fail_msg("step %d, VLAN %d", step, which);
+			if (passes[step][which]) {
+				assert_int_equal(got, id);
+				continue;
+			}
+			frame[12] = 8; /* flush the buffer out */
+			net_send(ends[1], 0, &f, 1);
+			harness_settle(d.h);
+			assert_true(driver_take(&d.queue[0], &got, &len));
+			frame[12] = 0x81;
+		}
+	}
+	assert_int_equal(control(2, 2, 0, "\0\x10", 2), 1); /* 4096 */
+	assert_int_equal(control(2, 2, 2, "\1\0", 2), 1);
+	assert_int_equal(control(2, 2, 0, "\1", 1), 1);
+	close_card();
+}
+
+/* 5.1.6.5.4: ANNOUNCE stands until it is acknowledged, and is gone before the answer. 5.1.6.5.8:
+ * offloads are turned off and on, but none that was not negotiated. */
+static void announce_and_offloads(void **state)
+{
+	struct net_card_device *card;
+	u8 want[8];
+
+	open_card(&driver_modes[0], 1, 0);
+	card = (struct net_card_device *)(void *)d.virtio;
+	driver_start(&d,
+		     VIRTIO_F(VIRTIO_NET_F_CTRL_VQ) | VIRTIO_F(VIRTIO_NET_F_STATUS) |
+			     VIRTIO_F(VIRTIO_NET_F_GUEST_ANNOUNCE) |
+			     VIRTIO_F(VIRTIO_NET_F_GUEST_CSUM) | VIRTIO_F(VIRTIO_NET_F_GUEST_TSO4) |
+			     VIRTIO_F(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
+		     3);
+	bus_lock(d.h->bus);
+	net_set_status_bit(card, VIRTIO_NET_S_ANNOUNCE, true);
+	bus_unlock(d.h->bus);
+	assert_int_equal(driver_config(&d, 6, 2), 3);
+	assert_int_equal(control(2, VIRTIO_NET_CTRL_ANNOUNCE, 1, NULL, 1), 1);
+	assert_int_equal(driver_config(&d, 6, 2), 3);
+	assert_int_equal(control(2, VIRTIO_NET_CTRL_ANNOUNCE, 0, NULL, 1), 0);
+	assert_int_equal(driver_config(&d, 6, 2), 1);
+	assert_int_equal(card->receive_mask, NET_CSUM | NET_TSO4);
+	store_le64(want, VIRTIO_F(VIRTIO_NET_F_GUEST_CSUM));
+	assert_int_equal(control(2, 5, 0, want, 8), 0);
+	assert_int_equal(card->receive_mask, NET_CSUM);
+	assert_int_equal(control(2, 5, 0, want, 7), 1);
+	store_le64(want, 0);
+	assert_int_equal(control(2, 5, 0, want, 8), 0);
+	assert_int_equal(card->receive_mask, 0);
+	store_le64(want, VIRTIO_F(VIRTIO_NET_F_GUEST_CSUM) | VIRTIO_F(VIRTIO_NET_F_GUEST_TSO6));
+	assert_int_equal(control(2, 5, 0, want, 8), 1);
+	store_le64(want, ~0ULL);
+	assert_int_equal(control(2, 5, 0, want, 8), 1);
+	assert_int_equal(card->receive_mask, 0);
+	close_card();
+}
+
+/* Every class, command and length; an answer to each, and what was right before is right after. */
+static void commands_of_noise(void **state)
+{
+	const struct driver_buf no_room[] = {{CTRL, 2, false}, {CTRL + 16, 1, false}};
+	const struct driver_buf giant[] = {{CTRL, 0x8000, false}, {CTRL + 0x9000, 1, true}};
+	u64 seed = 11;
+	u8 data[64];
+
+	open_card(&driver_modes[1], 3, 0);
+	driver_start(&d,
+		     VIRTIO_F(VIRTIO_NET_F_CTRL_VQ) | VIRTIO_F(VIRTIO_NET_F_CTRL_RX) |
+			     VIRTIO_F(VIRTIO_NET_F_CTRL_VLAN) | VIRTIO_F(VIRTIO_NET_F_MQ) |
+			     VIRTIO_F(VIRTIO_NET_F_CTRL_MAC_ADDR) |
+			     VIRTIO_F(VIRTIO_NET_F_GUEST_ANNOUNCE) |
+			     VIRTIO_F(VIRTIO_NET_F_GUEST_CSUM) |
+			     VIRTIO_F(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
+		     7);
+	for (u32 class = 0; class < 9; class ++)
+		for (u32 command = 0; command < 8; command++)
+			for (u32 len = 1; len < 40; len++) {
+				u8 ack;
+
+				for (u32 i = 0; i < len; i++)
+					data[i] = (u8)(harness_random(&seed) % 4
+							       ? harness_random(&seed) % 3
+							       : harness_random(&seed));
+				ack = control(6, (u8) class, (u8)command, data, len);
+				assert_true(ack == VIRTIO_NET_OK || ack == VIRTIO_NET_ERR);
+			}
+	assert_int_equal(driver_do(&d.queue[6], no_room, 2), 0); /* nowhere to answer */
+	*(u8 *)driver_ptr(&d, CTRL + 0x9000) = 0xee;
+	assert_int_equal(driver_do(&d.queue[6], giant, 2), 1);
+	assert_int_equal(*(u8 *)driver_ptr(&d, CTRL + 0x9000), VIRTIO_NET_ERR);
+	assert_int_equal(control(6, 0, 0, "\1", 1), 0);
+	assert_int_equal(control(6, 1, 1, mac, 6), 0);
+	assert_int_equal(control(6, 4, 0, "\1", 2), 0);
+	assert_true(arrives(mac));
+	assert_false(driver_status(&d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	close_card();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -530,7 +805,12 @@ int main(void)
 		cmocka_unit_test(features_must_be_consistent),
 		cmocka_unit_test(filter_is_the_drivers),
 		cmocka_unit_test(pairs_are_the_drivers),
+		cmocka_unit_test(frames_keep_to_active_pairs),
 		cmocka_unit_test(link_is_told),
+		cmocka_unit_test(mtu_is_kept),
+		cmocka_unit_test(vlans_are_filtered),
+		cmocka_unit_test(announce_and_offloads),
+		cmocka_unit_test(commands_of_noise),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
