@@ -373,12 +373,40 @@ static void reset_closes(void **state)
 	close_socket();
 }
 
+/* 5.10.4, 5.10.6.4.2: the guest never has a reserved CID; nor a path that no socket can have. */
+static void reserved_addresses_are_refused(void **state)
+{
+	static const u64 bad[] = {1, 2, 0xffffffff, 0x100000000, ~0ULL};
+	struct virtio_device *dev = NULL;
+	struct err err;
+
+	driver_open_bus(&d, &driver_modes[0]);
+	for (size_t i = 0; i < ARRAY_SIZE(bad) + 1; i++) {
+		char longest[200];
+		const struct virtio_vsock_options options = {
+			.path = i < ARRAY_SIZE(bad) ? "/tmp/bothy-never" : longest,
+			.guest_cid = i < ARRAY_SIZE(bad) ? bad[i] : 3};
+
+		memset(longest, 'x', sizeof(longest));
+		longest[sizeof(longest) - 1] = 0;
+		assert_true(virtio_device_new(&dev, &virtio_vsock, d.h->bus, "test", &options, NULL,
+					      NULL, &err));
+		virtio_device_stop(dev);
+		virtio_device_free(dev);
+	}
+	assert_int_equal(access("/tmp/bothy-never", F_OK), -1);
+	driver_close(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(guest_connects),      cmocka_unit_test(host_connects),
-		cmocka_unit_test(strangers_are_reset), cmocka_unit_test(credit_is_enforced),
+		cmocka_unit_test(guest_connects),
+		cmocka_unit_test(host_connects),
+		cmocka_unit_test(strangers_are_reset),
+		cmocka_unit_test(credit_is_enforced),
 		cmocka_unit_test(reset_closes),
+		cmocka_unit_test(reserved_addresses_are_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
