@@ -75,8 +75,8 @@ void __wrap_event_signal(int fd)
 {
 	if (seen.on && fd == seen.signal_fd) {
 		seen.up = depth();
-		seen.signals++;
 		assert_true(pthread_equal(pthread_self(), seen.thread));
+		__atomic_fetch_add(&seen.signals, 1, __ATOMIC_RELEASE);
 	}
 	__real_event_signal(fd);
 }
@@ -170,6 +170,11 @@ static void set_vectors(void)
 	harness_write(d.h, d.common + 26, 2, 1);
 }
 
+static bool signalled(void *ctx)
+{
+	return __atomic_load_n(&seen.signals, __ATOMIC_ACQUIRE);
+}
+
 static void read_once(void)
 {
 	u8 *header = driver_ptr(&d, HEADER);
@@ -181,6 +186,8 @@ static void read_once(void)
 	driver_want_interrupts(&d.queue[0], true);
 	assert_int_equal(driver_do(&d.queue[0], bufs, 3), 4097);
 	assert_int_equal(header[64], 0);
+	/* The used ring is seen before the interrupt is sent. */
+	assert_true(!seen.on || driver_until(&d, signalled, NULL));
 }
 
 static void a_read_keeps_the_budget(void **state)
