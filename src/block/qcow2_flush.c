@@ -294,8 +294,18 @@ int qcow2_settle(struct qcow2 *s)
 {
 	int rc = 0;
 
-	/* A round may free clusters, whose counts the next one writes. */
-	for (int i = 0; i < SETTLE_ROUNDS && s->meta_dirty && !rc; i++)
+	/* A round may free clusters, whose counts the next one writes; so may what an earlier
+	 * flush left to be released, because a request was in flight then. */
+	for (int i = 0; i < SETTLE_ROUNDS && !rc; i++) {
+		bool dirty;
+
+		pthread_mutex_lock(&s->lock);
+		qcow2_release(s);
+		dirty = s->meta_dirty;
+		pthread_mutex_unlock(&s->lock);
+		if (!dirty)
+			break;
 		rc = qcow2_flush(s);
+	}
 	return rc;
 }

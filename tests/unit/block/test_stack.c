@@ -259,6 +259,49 @@ struct worker {
 };
 
 /* Every worker has sectors of its own, interleaved with the others' in each cluster. */
+/* Clusters that could not be given back when they were freed, because a read was in flight that
+ * might have used them, are when the image is closed. */
+static void freed_under_a_read(void **state)
+{
+	char *path = new_image("freed", "qcow2", 4 * MiB, NULL, NULL);
+	struct block_options o = rig_options(path, "qcow2");
+	static u8 buf[1 * MiB];
+	int left = 1;
+	struct counted c = {.left = &left, .iov = {c.data, sizeof(c.data)}};
+	struct block_check check = {0};
+	struct block_queue *q;
+	struct block *b;
+	struct err err;
+
+	memset(buf, 1, sizeof(buf));
+	assert_int_equal(try_open(&b, &o, &err), 0);
+	assert_int_equal(block_write(b, buf, sizeof(buf), 0), 0);
+	assert_int_equal(block_flush(b), 0);
+	assert_int_equal(block_queue_new(&q, b, 8, &err), 0);
+	c.req = (struct block_req){.op = BLOCK_READ,
+				   .len = sizeof(c.data),
+				   .iov = &c.iov,
+				   .niov = 1,
+				   .done = count_down};
+	block_submit(q, &c.req);
+	assert_int_equal(block_discard(b, sizeof(buf), 0), 0);
+	assert_int_equal(block_flush(b), 0);
+	assert_int_equal(block_flush(b), 0);
+	assert_int_equal(block_queue_inflight(q), 1);
+	block_queue_drain(q);
+	block_queue_free(q);
+	assert_int_equal(block_close(b), 0);
+
+	o.metadata_only = true;
+	assert_int_equal(try_open(&b, &o, &err), 0);
+	assert_int_equal(block_check(b, 0, &check, &err), 0);
+	assert_int_equal(check.errors, 0);
+	assert_int_equal(check.leaks, 0);
+	assert_int_equal(block_close(b), 0);
+	rig_options_free(&o);
+	free(path);
+}
+
 static void *work(void *arg)
 {
 	struct worker *w = arg;
@@ -353,10 +396,15 @@ static void missing_plugin(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(names_inside_images), cmocka_unit_test(names_are_file_names),
-		cmocka_unit_test(circles_and_chains),  cmocka_unit_test(backing_without_format),
-		cmocka_unit_test(copy_on_read),	       cmocka_unit_test(throttle),
-		cmocka_unit_test(many_queues),	       cmocka_unit_test(missing_plugin),
+		cmocka_unit_test(names_inside_images),
+		cmocka_unit_test(names_are_file_names),
+		cmocka_unit_test(circles_and_chains),
+		cmocka_unit_test(backing_without_format),
+		cmocka_unit_test(freed_under_a_read),
+		cmocka_unit_test(copy_on_read),
+		cmocka_unit_test(throttle),
+		cmocka_unit_test(many_queues),
+		cmocka_unit_test(missing_plugin),
 	};
 	int rc;
 
