@@ -41,9 +41,10 @@ struct qcow2_cow {
 	u8 *buf;
 };
 
+/* The tail begins on a page of its own. */
 static u64 slot_bytes(const struct qcow2 *s)
 {
-	return 2 * s->cluster_size;
+	return 2 * max(s->cluster_size, (u64)4096);
 }
 
 static struct qcow2_cow *slot_new(struct qcow2 *s)
