@@ -153,12 +153,14 @@ void blocks_drop_all(struct kvm_vcpu *vcpu)
 {
 	struct blocks *b = blocks_of(vcpu);
 
+	b->drops++;
+	if (!b->used)
+		return; /* there are no blocks, so nothing points at one */
 	memset(b->jump, 0, sizeof(b->jump));
 	memset(b->bucket, 0, sizeof(b->bucket));
 	memset(b->page, 0, sizeof(b->page));
 	memset(b->second, 0, sizeof(b->second));
 	b->used = 0;
-	b->drops++;
 }
 
 static void ask_flush(struct kvm_vcpu *vcpu, u64 page)
@@ -582,7 +584,7 @@ const struct uop *blocks_enter_one(struct kvm_vcpu *vcpu)
 
 /* ---- life ---- */
 
-static void *map_lazily(size_t size)
+void *map_lazily(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

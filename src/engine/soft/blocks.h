@@ -95,6 +95,9 @@ struct code_map {
 	u64 leaves_end; /* no leaf at or after; atomic */
 };
 
+/* Zeroed memory that takes up room where it has been touched; munmap() it. NULL: none. */
+void *map_lazily(size_t size);
+
 int blocks_vm_init(struct kvm *kvm);
 void blocks_vm_free(struct kvm *kvm);
 int blocks_init(struct kvm_vcpu *vcpu);

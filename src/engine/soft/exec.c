@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/mman.h>
 
 #include "engine/soft/cpu.h"
 #include "engine/soft/excp.h"
@@ -415,18 +415,18 @@ static void vcpu_free(struct kvm_vcpu *vcpu)
 		return;
 	native_free(vcpu);
 	blocks_free(vcpu);
-	free(vcpu->cpu);
+	munmap(vcpu->cpu, sizeof(struct cpu));
 	vcpu->cpu = NULL;
 }
 
 static int vcpu_init(struct kvm_vcpu *vcpu)
 {
-	struct cpu *cpu = aligned_alloc(64, (sizeof(struct cpu) + 63) & ~63UL);
+	/* Its tables are large, and a guest touches a part of them: zero pages, not zeroed ones. */
+	struct cpu *cpu = map_lazily(sizeof(*cpu));
 	int rc;
 
 	if (!cpu)
 		return -ENOMEM;
-	memset(cpu, 0, sizeof(*cpu));
 	vcpu->cpu = cpu;
 	mmu_init(vcpu);
 	rc = blocks_init(vcpu);

@@ -43,6 +43,7 @@ static struct page *page_put(struct kvm_vcpu *vcpu, u64 linear, const struct pag
 
 	if (!p)
 		p = &set[m->next_way[(set - m->page[0]) / TLB2_WAYS]++ % TLB2_WAYS];
+	m->page_used = true;
 	*p = *new;
 	p->tag = PAGE_BASE(linear) | m->asn;
 	p->ignore = new->flags &PAGE_G ? PAGE_SIZE - 1 : 0;
@@ -135,7 +136,9 @@ static void tlb_clear(struct tlb *t)
 static void tlb_flush_all(struct mmu *m)
 {
 	for (int i = 0; i < TLB_CLASSES; i++)
-		tlb_clear(&m->tlbs[i]);
+		if (m->tlbs_used & BIT(i))
+			tlb_clear(&m->tlbs[i]);
+	m->tlbs_used = 0;
 	m->log_count = 0;
 	memset(m->write_filter, 0, sizeof(m->write_filter));
 }
@@ -208,6 +211,7 @@ void mmu_fill(struct kvm_vcpu *vcpu, u64 linear, enum tlb_class class, const str
 	if (!p->host || m->align_check)
 		return;
 	data = !m->watch_count || !mmu_watched(m, linear);
+	m->tlbs_used |= (u8)BIT(class);
 	slot_clear(e, index);
 	e->addend = (u64)p->host - PAGE_BASE(linear);
 	__atomic_store_n(&m->tlbs[class].gpa[index], p->gpa, __ATOMIC_RELEASE);
@@ -277,7 +281,9 @@ void mmu_update_class(struct kvm_vcpu *vcpu)
 
 static void flush_pages(struct mmu *m)
 {
-	memset(m->page, 0, sizeof(m->page));
+	if (m->page_used)
+		memset(m->page, 0, sizeof(m->page));
+	m->page_used = false;
 	memset(m->pcid_asn, 0, sizeof(m->pcid_asn));
 	m->next_asn = 1;
 	m->pde_generation++;
@@ -463,9 +469,10 @@ void mmu_init(struct kvm_vcpu *vcpu)
 {
 	struct mmu *m = vcpu_mmu(vcpu);
 
-	memset(m, 0, sizeof(*m));
 	vcpu->ctl.pdpte_cr3 = ~0ULL;
-	tlb_clear(&m->off);
+	slot_clear(&m->off.entry[0], 0);
+	for (int i = 0; i < TLB_CLASSES; i++)
+		slot_clear(&m->tlbs[i].entry[0], 0);
 	mmu_flush_all(vcpu);
 }
 

@@ -143,6 +143,10 @@ struct mmu {
 	u32 log[TLB_LOG_SIZE];
 	u64 write_filter[64]; /* a bit by hash of gpa: some write tag may exist */
 
+	/* What was never filled since it was last cleared is not cleared again. */
+	u8 tlbs_used;	/* a bit a class */
+	bool page_used; /* level 2 */
+
 	struct tlb tlbs[TLB_CLASSES];
 	struct tlb off; /* never filled */
 	struct page page[TLB2_SETS][TLB2_WAYS];
@@ -324,6 +328,7 @@ bool mmu_is_global(const struct kvm_vcpu *vcpu, u64 linear);
 
 /* ---- control ---- */
 
+/* *vcpu_mmu(vcpu) is zeroed memory. */
 void mmu_init(struct kvm_vcpu *vcpu);
 /* CPL, EFLAGS.AC, CR0.AM, CR4.SMAP, CS.L or EFER.LMA may have changed: choose the class. Cheap. */
 void mmu_update_class(struct kvm_vcpu *vcpu);

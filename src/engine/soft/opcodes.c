@@ -27,23 +27,37 @@ const struct opcode opcode_rows[] = {
 #include "engine/soft/native.def"
 };
 
+const unsigned int opcode_row_count = ARRAY_SIZE(opcode_rows);
+
+/* The keys of a row, and of the whole index: map << 8 | opcode. */
+static unsigned int first_key(const struct opcode *row)
+{
+	return row->map << 8 | row->first;
+}
+
+static unsigned int last_key(const struct opcode *row)
+{
+	return row->map << 8 | row->last;
+}
+
+/* A counting sort by key, in which the rows of a key keep the order of the table. */
 int decoder_init(struct decoder *d)
 {
 	unsigned int i, key, n = 0;
 
-	for (key = 0; key < MAP_COUNT * 256; key++) {
-		d->start[key] = (u16)n;
-		for (i = 0; i < ARRAY_SIZE(opcode_rows); i++) {
-			const struct opcode *row = &opcode_rows[i];
-
-			if (row->map != key >> 8 || (key & 255) < row->first ||
-			    (key & 255) > row->last)
-				continue;
-			if (n == DECODER_ROWS)
-				return -ENOSPC;
-			d->row[n++] = (u16)i;
-		}
-	}
-	d->start[key] = (u16)n;
+	memset(d->start, 0, sizeof(d->start));
+	for (i = 0; i < ARRAY_SIZE(opcode_rows); i++)
+		for (key = first_key(&opcode_rows[i]); key <= last_key(&opcode_rows[i]); key++, n++)
+			d->start[key + 1]++;
+	if (n > DECODER_ROWS)
+		return -ENOSPC;
+	for (key = 0; key < MAP_COUNT * 256; key++)
+		d->start[key + 1] = (u16)(d->start[key + 1] + d->start[key]);
+	for (i = ARRAY_SIZE(opcode_rows); i-- > 0;)
+		for (key = first_key(&opcode_rows[i]); key <= last_key(&opcode_rows[i]); key++)
+			d->row[--d->start[key + 1]] = (u16)i;
+	/* Filled from the back, each start has become that of its key, one place too far. */
+	memmove(d->start, d->start + 1, sizeof(d->start) - sizeof(d->start[0]));
+	d->start[MAP_COUNT * 256] = (u16)n;
 	return 0;
 }

@@ -5,5 +5,6 @@
 #include "engine/soft/uop.h"
 
 extern const struct opcode opcode_rows[];
+extern const unsigned int opcode_row_count;
 
 #endif

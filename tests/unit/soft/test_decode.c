@@ -12,9 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/soft/opcodes.h"
 #include "rig.h"
 
 static struct decoder decoder;
+static u32 covered[DECODER_ROWS]; /* by row: opcodes whose part of the index has it */
 
 static int setup(void **state)
 {
@@ -201,13 +203,33 @@ static void test_fields(void **state)
 	assert_int_equal(u.osize, SIZE_16);
 }
 
+/* Each opcode's part of the index holds the rows that cover it, all of them, in their order. */
+static void test_index(void **state)
+{
+	for (unsigned int key = 0; key < MAP_COUNT * 256; key++) {
+		int last = -1;
+
+		assert_true(decoder.start[key] <= decoder.start[key + 1]);
+		for (unsigned int i = decoder.start[key]; i < decoder.start[key + 1]; i++) {
+			const struct opcode *row = &opcode_rows[decoder.row[i]];
+
+			assert_true((int)decoder.row[i] > last);
+			last = decoder.row[i];
+			assert_int_equal(row->map, key >> 8);
+			assert_in_range(key & 255, row->first, row->last);
+			covered[last]++;
+		}
+	}
+	for (unsigned int i = 0; i < opcode_row_count; i++)
+		assert_int_equal(covered[i], opcode_rows[i].last - opcode_rows[i].first + 1);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_lengths),
-		cmocka_unit_test(test_invalid),
-		cmocka_unit_test(test_long),
-		cmocka_unit_test(test_fields),
+		cmocka_unit_test(test_lengths), cmocka_unit_test(test_invalid),
+		cmocka_unit_test(test_long),	cmocka_unit_test(test_fields),
+		cmocka_unit_test(test_index),
 	};
 	unsigned int lines, bad;
 
