@@ -5,10 +5,8 @@
  *    thread as single words.
  * 2. An IRR bit is set after its TMR bit has the right value, with release; the vCPU's thread
  *    clears IRR bits only.
- * 3. The timer is disarmed, and its callback over, before the vCPU's thread changes what the
- *    callback reads (mode, period, deadline).
  */
-#include "engine/soft/lapic.h"
+#include "engine/soft/lapic_int.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -16,70 +14,12 @@
 
 #include "base/endian.h"
 #include "engine/soft/guest_features.h"
-#include "os/clock.h"
 
-/* Register offsets. */
-#define APIC_ID	      0x20
-#define APIC_LVR      0x30
-#define APIC_TPR      0x80
-#define APIC_ARBPRI   0x90
-#define APIC_PPR      0xa0
-#define APIC_EOI      0xb0
-#define APIC_LDR      0xd0
-#define APIC_DFR      0xe0
-#define APIC_SPIV     0xf0
-#define APIC_ISR      0x100
-#define APIC_TMR      0x180
-#define APIC_IRR      0x200
-#define APIC_ESR      0x280
-#define APIC_ICR      0x300
-#define APIC_ICR2     0x310
-#define APIC_LVTT     0x320
-#define APIC_LVTTHMR  0x330
-#define APIC_LVTPC    0x340
-#define APIC_LVT0     0x350
-#define APIC_LVT1     0x360
-#define APIC_LVTERR   0x370
-#define APIC_TMICT    0x380
-#define APIC_TMCCT    0x390
-#define APIC_TDCR     0x3e0
-#define APIC_SELF_IPI 0x3f0
-
-#define LVT_MASKED	 (1u << 16)
-#define LVT_SEND_PENDING (1u << 12)
-#define LVT_TIMER_MODE	 (3u << 17)
-#define TIMER_ONE_SHOT	 (0u << 17)
-#define TIMER_PERIODIC	 (1u << 17)
-#define TIMER_DEADLINE	 (2u << 17)
-
-#define SPIV_ENABLED	    (1u << 8)
-#define SPIV_DIRECTED_EOI   (1u << 12)
-#define LVR_DIRECTED_EOI    (1u << 24)
-#define APIC_VERSION	    0x50014u /* integrated, six LVT entries */
-#define BUS_CYCLE_NS	    1	     /* the timer counts at 1 GHz, as Linux KVM's */
-#define MIN_TIMER_PERIOD_NS 200000   /* periods below this would only keep the host busy */
-
-struct kvm_lapic {
-	struct kvm_vcpu *vcpu;
-	u32 regs[KVM_APIC_REG_SIZE / 4];
-	struct kvm_timer timer;
-	u64 period_ns; /* of TMICT; 0: not counting */
-	u64 target_ns; /* when the count reaches 0 */
-	u64 tsc_deadline;
-	u32 arbitration;
-};
-
+#define SPIV_ENABLED	  (1u << 8)
+#define SPIV_DIRECTED_EOI (1u << 12)
+#define LVR_DIRECTED_EOI  (1u << 24)
+#define APIC_VERSION	  0x50014u /* integrated, six LVT entries */
 /* ---- registers ---- */
-
-static u32 reg_get(const struct kvm_lapic *apic, u32 reg)
-{
-	return __atomic_load_n(&apic->regs[reg / 4], __ATOMIC_RELAXED);
-}
-
-static void reg_set(struct kvm_lapic *apic, u32 reg, u32 val)
-{
-	__atomic_store_n(&apic->regs[reg / 4], val, __ATOMIC_RELAXED);
-}
 
 /* The word of a 256-bit register (ISR, TMR, IRR) that holds a vector. */
 static u32 *vector_word(struct kvm_lapic *apic, u32 base, u8 vector)
@@ -243,7 +183,7 @@ bool kvm_apic_match(struct kvm_vcpu *vcpu, const struct lapic_irq *irq)
 	return irq->dest == (x2apic_mode(vcpu) ? id : id >> 24);
 }
 
-static int accept_vector(struct kvm_vcpu *vcpu, u8 vector, bool level_triggered)
+int lapic_accept_vector(struct kvm_vcpu *vcpu, u8 vector, bool level_triggered)
 {
 	struct kvm_lapic *apic = vcpu->apic;
 
@@ -286,7 +226,7 @@ int kvm_apic_accept(struct kvm_vcpu *vcpu, const struct lapic_irq *irq)
 	switch (irq->delivery_mode) {
 	case DM_FIXED:
 	case DM_LOWEST:
-		return accept_vector(vcpu, irq->vector, irq->level_triggered);
+		return lapic_accept_vector(vcpu, irq->vector, irq->level_triggered);
 	case DM_NMI:
 		kvm_inject_nmi(vcpu);
 		return 1;
@@ -359,144 +299,6 @@ static void send_ipi(struct kvm_lapic *apic, u32 low, u32 high)
 	}
 }
 
-/* ---- timer ---- */
-
-static u32 timer_mode(const struct kvm_lapic *apic)
-{
-	return reg_get(apic, APIC_LVTT) & LVT_TIMER_MODE;
-}
-
-static u32 timer_divisor(const struct kvm_lapic *apic)
-{
-	u32 tdcr = reg_get(apic, APIC_TDCR);
-	u32 code = ((tdcr & 3) | (tdcr & 8) >> 1) + 1;
-
-	return 1u << (code & 7);
-}
-
-static void timer_interrupt(struct kvm_lapic *apic)
-{
-	u32 lvtt = reg_get(apic, APIC_LVTT);
-
-	if (!(lvtt & LVT_MASKED))
-		accept_vector(apic->vcpu, (u8)lvtt, false);
-}
-
-/* Helper thread. */
-static void timer_fired(struct kvm_timer *timer)
-{
-	struct kvm_lapic *apic = container_of(timer, struct kvm_lapic, timer);
-	u64 now = clock_now_ns();
-
-	switch (timer_mode(apic)) {
-	case TIMER_PERIODIC:
-		/* After a long delay the lost periods are not made up for. */
-		apic->target_ns += apic->period_ns;
-		if (apic->target_ns < now)
-			apic->target_ns = now + apic->period_ns;
-		kvm_timer_arm(timer, apic->target_ns);
-		break;
-	case TIMER_DEADLINE:
-		/* The host's clock may be slewed against its TSC; never interrupt early. */
-		if (kvm_read_tsc(apic->vcpu) < apic->tsc_deadline) {
-			kvm_timer_arm(timer, kvm_tsc_to_ns(apic->vcpu, apic->tsc_deadline));
-			return;
-		}
-		__atomic_store_n(&apic->tsc_deadline, 0, __ATOMIC_RELAXED);
-		break;
-	}
-	timer_interrupt(apic);
-}
-
-/* Start counting from TMICT. The timer is disarmed. */
-static void timer_start_count(struct kvm_lapic *apic)
-{
-	u64 count = reg_get(apic, APIC_TMICT);
-
-	apic->period_ns = count * BUS_CYCLE_NS * timer_divisor(apic);
-	apic->target_ns = 0;
-	if (!count || timer_mode(apic) == TIMER_DEADLINE)
-		return;
-	if (timer_mode(apic) == TIMER_PERIODIC)
-		apic->period_ns = max(apic->period_ns, (u64)MIN_TIMER_PERIOD_NS);
-	apic->target_ns = clock_now_ns() + apic->period_ns;
-	kvm_timer_arm(&apic->timer, apic->target_ns);
-}
-
-static u32 timer_current_count(const struct kvm_lapic *apic)
-{
-	u64 now = clock_now_ns(), left,
-	    target = __atomic_load_n(&apic->target_ns, __ATOMIC_RELAXED);
-
-	if (!reg_get(apic, APIC_TMICT) || !apic->period_ns || timer_mode(apic) == TIMER_DEADLINE)
-		return 0;
-	if (now < target)
-		left = target - now;
-	else if (timer_mode(apic) == TIMER_PERIODIC)
-		left = apic->period_ns - (now - target) % apic->period_ns;
-	else
-		left = 0;
-	return (u32)(left / (BUS_CYCLE_NS * timer_divisor(apic)));
-}
-
-static void timer_set_divide(struct kvm_lapic *apic, u32 tdcr)
-{
-	u64 left = timer_current_count(apic);
-
-	kvm_timer_disarm_sync(&apic->timer);
-	reg_set(apic, APIC_TDCR, tdcr & 0xb);
-	if (timer_mode(apic) == TIMER_DEADLINE || !left)
-		return;
-	/* The count goes on from where it is, at the new pace. */
-	apic->period_ns = (u64)reg_get(apic, APIC_TMICT) * BUS_CYCLE_NS * timer_divisor(apic);
-	apic->target_ns = clock_now_ns() + left * BUS_CYCLE_NS * timer_divisor(apic);
-	kvm_timer_arm(&apic->timer, apic->target_ns);
-}
-
-static void timer_set_lvt(struct kvm_lapic *apic, u32 val)
-{
-	u32 old = timer_mode(apic);
-
-	if ((val & LVT_TIMER_MODE) == old) {
-		reg_set(apic, APIC_LVTT, val);
-		return;
-	}
-	kvm_timer_disarm_sync(&apic->timer);
-	reg_set(apic, APIC_LVTT, val);
-	/* Between one-shot and periodic the count goes on; to and from deadline it is lost. */
-	if (old == TIMER_DEADLINE || timer_mode(apic) == TIMER_DEADLINE) {
-		reg_set(apic, APIC_TMICT, 0);
-		apic->period_ns = apic->target_ns = apic->tsc_deadline = 0;
-	} else if (apic->target_ns > clock_now_ns()) {
-		kvm_timer_arm(&apic->timer, apic->target_ns);
-	}
-}
-
-u64 kvm_get_tsc_deadline(struct kvm_vcpu *vcpu)
-{
-	if (!vcpu->apic || timer_mode(vcpu->apic) != TIMER_DEADLINE)
-		return 0;
-	return __atomic_load_n(&vcpu->apic->tsc_deadline, __ATOMIC_RELAXED);
-}
-
-void kvm_set_tsc_deadline(struct kvm_vcpu *vcpu, u64 tsc)
-{
-	struct kvm_lapic *apic = vcpu->apic;
-
-	if (!apic || timer_mode(apic) != TIMER_DEADLINE)
-		return;
-	kvm_timer_disarm_sync(&apic->timer);
-	apic->tsc_deadline = tsc;
-	if (!tsc)
-		return;
-	if (tsc <= kvm_read_tsc(vcpu)) {
-		apic->tsc_deadline = 0;
-		timer_interrupt(apic);
-		return;
-	}
-	kvm_timer_arm(&apic->timer, kvm_tsc_to_ns(vcpu, tsc));
-}
-
 /* ---- register access ---- */
 
 static bool readable(u32 reg)
@@ -531,7 +333,7 @@ static u32 read_reg(struct kvm_lapic *apic, u32 reg)
 {
 	switch (reg) {
 	case APIC_TMCCT:
-		return timer_current_count(apic);
+		return apic_timer_count(apic);
 	case APIC_PPR:
 		return processor_priority(apic);
 	default:
@@ -578,21 +380,12 @@ static void write_lvt(struct kvm_lapic *apic, u32 reg, u32 val)
 		val |= LVT_MASKED;
 	if (reg == APIC_LVTT) {
 		/* Mode 3 is reserved: taken as deadline without one. */
-		timer_set_lvt(apic, val);
+		apic_timer_set_lvt(apic, val);
 		return;
 	}
 	reg_set(apic, reg, val);
 	if (reg == APIC_LVT0)
 		kvm_make_request(apic->vcpu, KVM_REQ_EVENT);
-}
-
-static void write_initial_count(struct kvm_lapic *apic, u32 val)
-{
-	if (timer_mode(apic) == TIMER_DEADLINE)
-		return;
-	kvm_timer_disarm_sync(&apic->timer);
-	reg_set(apic, APIC_TMICT, val);
-	timer_start_count(apic);
 }
 
 /* False when there is no such register to write. */
@@ -645,10 +438,10 @@ static bool write_reg(struct kvm_lapic *apic, u32 reg, u32 val)
 		write_lvt(apic, reg, val);
 		return true;
 	case APIC_TMICT:
-		write_initial_count(apic, val);
+		apic_timer_set_initial(apic, val);
 		return true;
 	case APIC_TDCR:
-		timer_set_divide(apic, val);
+		apic_timer_set_divide(apic, val);
 		return true;
 	default:
 		return false;
@@ -711,7 +504,7 @@ int kvm_x2apic_msr_write(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 	if (reg == APIC_SELF_IPI) {
 		if (data & ~0xffULL)
 			return 1;
-		accept_vector(vcpu, (u8)data, false);
+		lapic_accept_vector(vcpu, (u8)data, false);
 		return 0;
 	}
 	if (reg == APIC_ICR)
@@ -769,7 +562,7 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 	bool lint0_open = kvm_is_bsp(vcpu) &&
 			  !(vcpu->kvm->arch->disabled_quirks & KVM_X86_QUIRK_LINT0_REENABLED);
 
-	kvm_timer_disarm_sync(&apic->timer);
+	apic_timer_reset(apic);
 	if (!init_event)
 		vcpu->apic_base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE |
 				  (kvm_is_bsp(vcpu) ? APIC_BASE_BSP : 0);
@@ -786,7 +579,6 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 	reg_set(apic, APIC_ID, (u32)vcpu->id << 24);
 	if (x2apic_mode(vcpu))
 		enter_x2apic(apic);
-	apic->period_ns = apic->target_ns = apic->tsc_deadline = 0;
 }
 
 int kvm_lapic_create(struct kvm_vcpu *vcpu)
@@ -796,7 +588,7 @@ int kvm_lapic_create(struct kvm_vcpu *vcpu)
 	if (!apic)
 		return -ENOMEM;
 	apic->vcpu = vcpu;
-	kvm_timer_init(vcpu->kvm, &apic->timer, timer_fired);
+	apic_timer_init(apic);
 	vcpu->apic = apic;
 	return 0;
 }
@@ -804,7 +596,7 @@ int kvm_lapic_create(struct kvm_vcpu *vcpu)
 void kvm_lapic_stop(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->apic)
-		kvm_timer_disarm_sync(&vcpu->apic->timer);
+		apic_timer_stop(vcpu->apic);
 }
 
 void kvm_lapic_free(struct kvm_vcpu *vcpu)
@@ -819,7 +611,7 @@ void kvm_lapic_get(struct kvm_vcpu *vcpu, struct kvm_lapic_state *state)
 
 	for (u32 reg = 0; reg < KVM_APIC_REG_SIZE; reg += 4)
 		regs[reg / 4] = reg_get(apic, reg);
-	regs[APIC_TMCCT / 4] = timer_current_count(apic);
+	regs[APIC_TMCCT / 4] = apic_timer_count(apic);
 	regs[APIC_PPR / 4] = processor_priority(apic);
 	/* Unless the user asked for 32-bit IDs, the ID has its xAPIC place in either mode. */
 	if (x2apic_mode(vcpu) && !vcpu->kvm->arch->x2apic_32bit_ids)
@@ -843,15 +635,10 @@ int kvm_lapic_set(struct kvm_vcpu *vcpu, const struct kvm_lapic_state *state)
 	}
 	left = regs[APIC_TMCCT / 4];
 	regs[APIC_LVR / 4] = reg_get(apic, APIC_LVR);
-	kvm_timer_disarm_sync(&apic->timer);
+	apic_timer_stop(apic);
 	for (u32 reg = 0; reg < KVM_APIC_REG_SIZE; reg += 4)
 		reg_set(apic, reg, regs[reg / 4]);
-	timer_start_count(apic);
-	/* The first period goes on from the count that was saved. */
-	if (apic->target_ns && left && left < regs[APIC_TMICT / 4]) {
-		apic->target_ns = clock_now_ns() + (u64)left * timer_divisor(apic) * BUS_CYCLE_NS;
-		kvm_timer_arm(&apic->timer, apic->target_ns);
-	}
+	apic_timer_resume(apic, left);
 	kvm_make_request(vcpu, KVM_REQ_EVENT);
 	return 0;
 }

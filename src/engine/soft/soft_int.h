@@ -2,7 +2,7 @@
  * softkvm from inside: the objects behind the descriptors, and what its parts owe each other.
  *
  *   api    (api_*.c, slots.c, eventfd.c, irq_comm.c, stats.c)  descriptors, ioctls, memory slots
- *   chips  (lapic.c, ioapic.c, i8259.c, i8254.c, clock.c)      the in-kernel interrupt controllers
+ *   chips  (lapic.c, apic_timer.c, ioapic.c, i8259.c, i8254.c, clock.c)  the interrupt controllers
  *   cpu    (exec.c, decode.c, ops_*.c, mmu.c, seg.c, excp.c, native*.c)  the executing back end
  *
  * Names are Linux KVM's where the thing is the same.
