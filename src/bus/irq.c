@@ -122,7 +122,7 @@ int irq_route_open(struct irq_route *route, struct bus *bus)
 	struct irq_table *t = &bus->irq;
 	u64 bit = bitmap_next_clear(t->msi_used, BUS_MAX_ROUTES, 0);
 
-	*route = (struct irq_route){.bus = bus, .fd = -1};
+	*route = (struct irq_route){.bus = bus, .vm = bus->vm, .fd = -1};
 	if (bit == BUS_MAX_ROUTES)
 		return -ENOSPC;
 	route->fd = event_new();

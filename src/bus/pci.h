@@ -141,9 +141,9 @@ int pci_msix_init(struct pci_device *dev, unsigned int count, int bar, u64 offse
 bool pci_msix_enabled(const struct pci_device *dev);
 /* Send vector n (bus lock held): masked vectors become pending. */
 void pci_msix_send(struct pci_device *dev, unsigned int n);
-/* An eventfd that any thread may signal to send vector n without the lock: it follows masking and
- * reprogramming. -1 when out of resources: use pci_msix_send(). Valid until release. */
-int pci_msix_fd(struct pci_device *dev, unsigned int n);
+/* A route that any thread may signal to send vector n without the lock: it follows masking and
+ * reprogramming. NULL when out of resources: use pci_msix_send(). Valid until release. */
+struct irq_route *pci_msix_route(struct pci_device *dev, unsigned int n);
 
 /* May the device master the bus? DMA must not happen while this is false. */
 bool pci_bus_master(const struct pci_device *dev);

@@ -68,19 +68,19 @@ void pci_msix_send(struct pci_device *dev, unsigned int n)
 		v->pending = true;
 }
 
-int pci_msix_fd(struct pci_device *dev, unsigned int n)
+struct irq_route *pci_msix_route(struct pci_device *dev, unsigned int n)
 {
 	struct pci_msix_vector *v;
 
 	if (n >= dev->msix.count)
-		return -1;
+		return NULL;
 	v = &dev->msix.vector[n];
 	if (!v->route.gsi) {
 		if (irq_route_open(&v->route, dev->dev.bus))
-			return -1;
+			return NULL;
 		vector_update(dev, v);
 	}
-	return v->route.fd;
+	return &v->route;
 }
 
 /* ---- the table: 16 bytes a vector, accessed in dwords or qwords ---- */

@@ -28,6 +28,10 @@ struct engine_class {
 	/* A hint that guest memory [gpa, gpa + len) was written by the monitor, for engines that
 	 * keep decoded code; NULL where the hardware sees to it. Any thread; cheap. */
 	void (*memory_written)(int vm_fd, u64 gpa, u64 len);
+	/* Signal an eventfd that is, or may be, an irqfd of this VM. The effect is that of a write of
+	 * 1 to it, before the call returns where it is one, for engines where a write would first
+	 * have to wake a thread of theirs; NULL where a write is as good. Any thread. */
+	void (*irqfd_signal)(int vm_fd, int fd);
 };
 
 /* All engines, in order of preference; NULL at the end. From engines.def. */

@@ -165,9 +165,9 @@ void virtio_device_signal_pending(struct virtio_device *dev)
 	}
 }
 
-void virtio_queue_set_signal_fd(struct virtio_queue *queue, int fd)
+void virtio_queue_set_irq(struct virtio_queue *queue, const struct irq_route *route)
 {
-	__atomic_store_n(&queue->vq.signal_fd, fd, __ATOMIC_RELEASE);
+	__atomic_store_n(&queue->vq.irq, route, __ATOMIC_RELEASE);
 }
 
 /* ---- queues ---- */

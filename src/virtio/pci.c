@@ -5,7 +5,7 @@
  * Invariants:
  * 1. A doorbell is the queue's kick_fd, from when its region is mapped to when it is not; a write
  *    that reaches us all the same does what the doorbell would have done.
- * 2. A queue's signal_fd is the eventfd of its vector while MSI-X is enabled and it has one; all
+ * 2. A queue's irq is the route of its vector while MSI-X is enabled and it has one; all
  *    else goes through signal(), with the bus lock.
  * 3. A vector that is read back is one that works (section 4.1.5.1.2.1).
  */
@@ -91,19 +91,19 @@ u8 virtio_pci_take_isr(struct virtio_pci *vp)
 	return isr;
 }
 
-static void update_signal_fd(struct virtio_pci *vp, struct virtio_queue *queue)
+static void update_irq(struct virtio_pci *vp, struct virtio_queue *queue)
 {
-	int fd = -1;
+	const struct irq_route *route = NULL;
 
 	if (pci_msix_enabled(&vp->pci) && queue->vector != VIRTIO_PCI_NO_VECTOR)
-		fd = pci_msix_fd(&vp->pci, queue->vector);
-	virtio_queue_set_signal_fd(queue, fd);
+		route = pci_msix_route(&vp->pci, queue->vector);
+	virtio_queue_set_irq(queue, route);
 }
 
 void virtio_pci_set_queue_vector(struct virtio_pci *vp, struct virtio_queue *queue, u16 vector)
 {
 	queue->vector = vector < vp->pci.msix.count ? vector : VIRTIO_PCI_NO_VECTOR;
-	update_signal_fd(vp, queue);
+	update_irq(vp, queue);
 }
 
 void virtio_pci_set_config_vector(struct virtio_pci *vp, u16 vector)
@@ -453,7 +453,7 @@ static void config_written(struct pci_device *pci, u16 offset, unsigned int size
 		window_access(vp, true);
 	if (ranges_overlap(offset, size, pci->msix.cap + 2u, 2))
 		for (unsigned int i = 0; i < vp->dev->nqueues; i++)
-			update_signal_fd(vp, &vp->dev->queue[i]);
+			update_irq(vp, &vp->dev->queue[i]);
 	if (ranges_overlap(offset, size, PCI_COMMAND, 2))
 		virtio_device_set_dma(vp->dev, vp->transitional || pci_bus_master(pci));
 }

@@ -186,8 +186,8 @@ bool virtio_queue_is_open(const struct virtio_queue *queue);
 void virtio_queue_enable(struct virtio_queue *queue);
 /* RING_RESET (section 2.6.1), and a legacy driver that takes its queue away. */
 void virtio_queue_reset(struct virtio_queue *queue);
-/* From now on interrupt with this descriptor (-1: the transport's signal()). */
-void virtio_queue_set_signal_fd(struct virtio_queue *queue, int fd);
+/* From now on interrupt by this route (NULL: the transport's signal()). */
+void virtio_queue_set_irq(struct virtio_queue *queue, const struct irq_route *route);
 
 /* As the calls of the same name in struct device_class. */
 void virtio_device_reset(struct virtio_device *dev);

@@ -20,7 +20,6 @@
 #include "base/bits.h"
 #include "base/checked.h"
 #include "base/endian.h"
-#include "os/event.h"
 
 #define DESC_SIZE 16
 #define AVAIL_BIT (1 << VRING_PACKED_DESC_F_AVAIL)
@@ -122,7 +121,6 @@ int virtq_init(struct virtq *vq, struct guest_mem *mem, u16 max_size, size_t slo
 	/* A chain is no longer than the queue; a few pieces more where regions of RAM meet. The
 	 * memory is touched as far as chains really reach. */
 	vq->iov_max = max_size + 4u;
-	vq->signal_fd = -1;
 	vq->slots = calloc(max_size, vq->slot_size);
 	vq->iovs = calloc((size_t)max_size * vq->iov_max, sizeof(*vq->iovs));
 	vq->table = calloc(max_size, sizeof(*vq->table));
@@ -706,8 +704,8 @@ static void publish(struct virtq *vq)
 
 void virtq_flush(struct virtq *vq)
 {
+	const struct irq_route *irq;
 	bool wants;
-	int fd;
 
 	if (!vq->batch_count || !virtq_is_live(vq))
 		return;
@@ -720,9 +718,9 @@ void virtq_flush(struct virtq *vq)
 	if (!wants)
 		return;
 	count(&vq->signals);
-	fd = __atomic_load_n(&vq->signal_fd, __ATOMIC_ACQUIRE);
-	if (fd >= 0)
-		event_signal(fd);
+	irq = __atomic_load_n(&vq->irq, __ATOMIC_ACQUIRE);
+	if (irq)
+		irq_route_signal(irq);
 	else
 		vq->ops->signal(vq->ctx);
 }

@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 
 #include "base/types.h"
+#include "bus/irq.h"
 #include "mem/mem.h"
 #include "state/state.h"
 
@@ -49,8 +50,8 @@ enum {
 };
 
 struct virtq_ops {
-	/* Interrupt the driver: there are used buffers. Owner's thread. Called when signal_fd is
-	 * not set. */
+	/* Interrupt the driver: there are used buffers. Owner's thread. Called when irq is not
+	 * set. */
 	void (*signal)(void *ctx);
 	/* The ring is broken; why is for the log. Owner's thread. */
 	void (*broken)(void *ctx, const char *why);
@@ -98,7 +99,7 @@ struct virtq {
 	u16 inuse;	/* popped and not pushed; atomic for readers elsewhere */
 	u32 notify_off; /* kicks are suppressed now */
 
-	int signal_fd; /* atomic: an eventfd that interrupts the driver, or -1: ops->signal */
+	const struct irq_route *irq; /* atomic: interrupts the driver; NULL: ops->signal does */
 	u64 kicks, requests, signals; /* for --stats; atomic for readers */
 };
 

@@ -21,6 +21,8 @@
 #define KVM_SUPPORTED_MCE_CAP ((1ULL << 8) | (1ULL << 24)) /* MCG_CTL and recovery */
 #define KVM_IOAPIC_PINS	      KVM_IOAPIC_NUM_PINS
 #define KVM_RUN_PAGES	      3 /* struct kvm_run, PIO data, coalesced ring */
+#define IRQFD_BUCKETS	      64u
+#define KVM_HALT_POLL_NS      200000u /* the longest spin in HLT, if the user sets no other */
 
 struct kvm_pic;
 struct kvm_ioapic;
@@ -69,6 +71,7 @@ struct kvm_arch {
 	u32 ring_lock;
 	struct list ioeventfds, irqfds;
 
+	struct list irqfd_bucket[IRQFD_BUCKETS]; /* the same irqfds, by the program's number */
 	/* interrupts */
 	enum irqchip_mode irqchip;
 	u32 reserved_pins; /* routes 0 to this - 1 go to the user's IOAPIC (split) */
@@ -266,6 +269,8 @@ void kvm_eventfds_free(struct kvm *kvm);
 
 int helper_start(struct kvm *kvm); /* once; kvm->lock held. 0 or -errno */
 void helper_stop(struct kvm *kvm);
+/* Send the interrupt of the irqfd that the program knows as fd; false: it is none. Any thread. */
+bool kvm_irqfd_signal(struct kvm *kvm, int fd);
 /* Watch an irqfd's descriptor, or stop to: kvm_irqfd_ready() is called in the helper thread. */
 int helper_watch(struct kvm *kvm, int fd, bool on);
 void kvm_irqfd_ready(struct kvm *kvm, int fd);

@@ -21,4 +21,5 @@ const struct engine_class soft_engine = {
 	.mmap = soft_kvm_mmap,
 	.close = soft_kvm_close,
 	.memory_written = soft_kvm_memory_written,
+	.irqfd_signal = soft_kvm_irqfd_signal,
 };

@@ -173,14 +173,51 @@ int kvm_ioeventfd(struct kvm *kvm, const struct kvm_ioeventfd *args)
 	return rc;
 }
 
-/* ---- irqfd; the list is under irq_lock ---- */
+/* ---- irqfd; the lists are under irq_lock ---- */
 
 struct irqfd {
-	struct list link;
+	struct list link, bucket;
 	u32 gsi;
 	int fd, user_fd;
 	int resample_fd; /* -1: none */
 };
+
+static void irqfd_fire_locked(struct kvm *kvm, const struct irqfd *i)
+{
+	if (i->resample_fd >= 0) {
+		kvm_set_irq_locked(kvm, IRQ_SOURCE_RESAMPLE, i->gsi, 1);
+	} else {
+		kvm_set_irq_locked(kvm, IRQ_SOURCE_USER, i->gsi, 1);
+		kvm_set_irq_locked(kvm, IRQ_SOURCE_USER, i->gsi, 0);
+	}
+}
+
+static struct list *irqfd_bucket(struct kvm *kvm, int user_fd)
+{
+	return &kvm->arch->irqfd_bucket[(u32)user_fd % IRQFD_BUCKETS];
+}
+
+static struct irqfd *irqfd_lookup_locked(struct kvm *kvm, int user_fd)
+{
+	struct irqfd *i;
+
+	list_for_each_entry (i, irqfd_bucket(kvm, user_fd), bucket)
+		if (i->user_fd == user_fd)
+			return i;
+	return NULL;
+}
+
+bool kvm_irqfd_signal(struct kvm *kvm, int fd)
+{
+	struct irqfd *i;
+
+	pthread_mutex_lock(&kvm->arch->irq_lock);
+	i = irqfd_lookup_locked(kvm, fd);
+	if (i)
+		irqfd_fire_locked(kvm, i);
+	pthread_mutex_unlock(&kvm->arch->irq_lock);
+	return i;
+}
 
 void kvm_irqfd_ready(struct kvm *kvm, int fd)
 {
@@ -190,14 +227,8 @@ void kvm_irqfd_ready(struct kvm *kvm, int fd)
 	list_for_each_entry (i, &kvm->arch->irqfds, link) {
 		if (i->fd != fd)
 			continue;
-		if (!event_clear(fd))
-			break;
-		if (i->resample_fd >= 0) {
-			kvm_set_irq_locked(kvm, IRQ_SOURCE_RESAMPLE, i->gsi, 1);
-		} else {
-			kvm_set_irq_locked(kvm, IRQ_SOURCE_USER, i->gsi, 1);
-			kvm_set_irq_locked(kvm, IRQ_SOURCE_USER, i->gsi, 0);
-		}
+		if (event_clear(fd))
+			irqfd_fire_locked(kvm, i);
 		break;
 	}
 	pthread_mutex_unlock(&kvm->arch->irq_lock);
@@ -223,6 +254,7 @@ static void irqfd_free(struct kvm *kvm, struct irqfd *i)
 {
 	helper_watch(kvm, i->fd, false);
 	list_del(&i->link);
+	list_del(&i->bucket);
 	close(i->fd);
 	if (i->resample_fd >= 0)
 		close(i->resample_fd);
@@ -231,12 +263,10 @@ static void irqfd_free(struct kvm *kvm, struct irqfd *i)
 
 static int add_irqfd_locked(struct kvm *kvm, struct irqfd *new)
 {
-	struct irqfd *i;
-
-	list_for_each_entry (i, &kvm->arch->irqfds, link)
-		if (i->user_fd == new->user_fd)
-			return -EBUSY;
+	if (irqfd_lookup_locked(kvm, new->user_fd))
+		return -EBUSY;
 	list_add_tail(&kvm->arch->irqfds, &new->link);
+	list_add_tail(irqfd_bucket(kvm, new->user_fd), &new->bucket);
 	return 0;
 }
 
@@ -249,8 +279,10 @@ static int add_irqfd(struct kvm *kvm, struct irqfd *new)
 	if (!rc) {
 		/* Level-triggered: what was signalled before is seen at once. */
 		rc = helper_watch(kvm, new->fd, true);
-		if (rc)
+		if (rc) {
 			list_del(&new->link);
+			list_del(&new->bucket);
+		}
 	}
 	pthread_mutex_unlock(&kvm->arch->irq_lock);
 	return rc;

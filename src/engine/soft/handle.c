@@ -7,6 +7,7 @@
 
 #include "engine/soft/arch_int.h"
 #include "engine/soft/soft.h"
+#include "os/event.h"
 
 int soft_kvm_ioctl(int fd, unsigned long request, unsigned long arg)
 {
@@ -72,16 +73,35 @@ int soft_kvm_close(int fd)
 	return syscall(SYS_close, fd) ? -errno : 0;
 }
 
+/* The VM of a descriptor, with a reference to *file that is the caller's; or NULL. */
+static struct kvm *vm_get(int vm_fd, struct file **file)
+{
+	*file = file_get(vm_fd);
+	if (*file && (*file)->ops == &vm_file_ops)
+		return (*file)->object;
+	if (*file)
+		file_put(*file);
+	return NULL;
+}
+
 void soft_kvm_memory_written(int vm_fd, uint64_t gpa, uint64_t len)
 {
-	struct file *file = file_get(vm_fd);
+	struct file *file;
+	struct kvm *kvm = vm_get(vm_fd, &file);
 
-	if (!file)
+	if (!kvm)
 		return;
-	if (file->ops == &vm_file_ops) {
-		struct kvm *kvm = file->object;
-
-		kvm->exec->memory_written(kvm, gpa, len);
-	}
+	kvm->exec->memory_written(kvm, gpa, len);
 	file_put(file);
+}
+
+void soft_kvm_irqfd_signal(int vm_fd, int fd)
+{
+	struct file *file;
+	struct kvm *kvm = vm_get(vm_fd, &file);
+
+	if (!kvm || !kvm_irqfd_signal(kvm, fd))
+		event_signal(fd);
+	if (kvm)
+		file_put(file);
 }

@@ -29,5 +29,8 @@ void *soft_kvm_mmap(int fd, size_t len);
 int soft_kvm_close(int fd);
 /* Guest memory [gpa, gpa + len) was written from outside the vCPUs and may hold code. */
 void soft_kvm_memory_written(int vm_fd, uint64_t gpa, uint64_t len);
+/* As a write of 1 to the eventfd fd. Where that is an irqfd of the VM the interrupt has been sent
+ * when this returns, without a detour by the thread that waits for writes. */
+void soft_kvm_irqfd_signal(int vm_fd, int fd);
 
 #endif

@@ -71,6 +71,8 @@ static int init_vm(struct kvm *kvm)
 	list_init(&arch->ioeventfds);
 	list_init(&arch->irqfds);
 	list_init(&arch->timers);
+	for (u32 i = 0; i < IRQFD_BUCKETS; i++)
+		list_init(&arch->irqfd_bucket[i]);
 	kvm_clock_init(kvm);
 	kvm->memslots = calloc(1, sizeof(*kvm->memslots));
 	if (!kvm->memslots)

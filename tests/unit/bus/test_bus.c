@@ -399,7 +399,7 @@ static void msix_masks(void **state)
 	/* An fd that was signalled while its vector was masked is sent when that is opened. */
 	v = 1;
 	bus_mmio(f->bus, base + 0x101c, true, 4, &v);
-	event_signal(pci_msix_fd(&c->pci, 1));
+	irq_route_signal(pci_msix_route(&c->pci, 1));
 	bus_mmio(f->bus, base + 0x1800, false, 8, &pba);
 	assert_int_equal(pba, 2);
 	v = 0;
@@ -407,7 +407,7 @@ static void msix_masks(void **state)
 	assert_int_equal(irq_msi_count(f->bus), 3);
 	/* Past the table. */
 	bus_mmio(f->bus, base + 0x1030, false, 8, &v);
-	assert_int_equal(pci_msix_fd(&c->pci, 3), -1);
+	assert_null(pci_msix_route(&c->pci, 3));
 }
 
 static void intx_joins(void **state)

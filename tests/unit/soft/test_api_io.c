@@ -205,6 +205,32 @@ static void test_irqfd(void **state)
 	close(early);
 }
 
+/* The seam's own way to signal: the same as a write, and where the engine has it, at once. */
+static void test_irqfd_signal(void **state)
+{
+	struct api_rig *rig = *state;
+	int fd = event_new(), other = event_new();
+	u64 count;
+
+	if (!rig->engine->irqfd_signal)
+		skip();
+	assert_int_equal(line(rig, fd, 5, 0, 0), 0);
+	rig->engine->irqfd_signal(rig->vm, fd);
+	assert_int_equal(pic_irr(rig) & 0x20, 0x20);
+	assert_false(event_clear(fd));
+	/* What is no irqfd, or no longer one, gets a write. */
+	rig->engine->irqfd_signal(rig->vm, other);
+	assert_true(event_clear(other));
+	assert_int_equal(line(rig, fd, 5, KVM_IRQFD_FLAG_DEASSIGN, 0), 0);
+	rig->engine->irqfd_signal(rig->vm, fd);
+	assert_int_equal(read(fd, &count, sizeof(count)), sizeof(count));
+	assert_int_equal(count, 1);
+	rig->engine->irqfd_signal(-1, fd);
+	assert_true(event_clear(fd));
+	close(fd);
+	close(other);
+}
+
 /*
  * A guest with a handler: interrupt 5 of the PIC at vector 0x0d, initialised as firmware does. The
  * handler writes port 0x40+5, ends the interrupt and halts.
@@ -284,10 +310,12 @@ static void test_resample(void **state)
 int main(void)
 {
 	const struct CMUnitTest io[] = {
-		T(test_ioeventfd_arguments), T(test_ioeventfd_port), T(test_ioeventfd_memory),
-		T(test_coalesced),	     T(test_coalesced_port), T_CHIPS(test_irqfd_arguments),
-		T(test_irqfd_without_chips), T_CHIPS(test_irqfd),    T_CHIPS(test_interrupt_wakes),
-		T_CHIPS(test_resample),
+		T(test_ioeventfd_arguments),   T(test_ioeventfd_port),
+		T(test_ioeventfd_memory),      T(test_coalesced),
+		T(test_coalesced_port),	       T_CHIPS(test_irqfd_arguments),
+		T(test_irqfd_without_chips),   T_CHIPS(test_irqfd),
+		T_CHIPS(test_interrupt_wakes), T_CHIPS(test_resample),
+		T_CHIPS(test_irqfd_signal),
 	};
 
 	return RIG_MAIN(io);
