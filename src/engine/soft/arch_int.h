@@ -59,6 +59,7 @@ struct kvm_arch {
 	bool x2apic_32bit_ids, x2apic_no_broadcast_quirk;
 	bool exception_payload;
 	bool platform_info_denied;
+	u32 max_halt_poll_ns;	 /* KVM_CAP_HALT_POLL; read by vCPUs as it stands */
 	u32 user_space_msr_mask; /* KVM_MSR_EXIT_REASON_* */
 	u64 hypercall_exits;	 /* bits by number */
 	struct msr_filter
@@ -70,8 +71,8 @@ struct kvm_arch {
 	struct kvm_coalesced_mmio_ring *ring; /* page 2 of the first vCPU */
 	u32 ring_lock;
 	struct list ioeventfds, irqfds;
-
 	struct list irqfd_bucket[IRQFD_BUCKETS]; /* the same irqfds, by the program's number */
+
 	/* interrupts */
 	enum irqchip_mode irqchip;
 	u32 reserved_pins; /* routes 0 to this - 1 go to the user's IOAPIC (split) */
@@ -109,9 +110,11 @@ struct kvm_arch {
 };
 
 struct kvm_vcpu_arch {
-	u32 wake;     /* futex: counts kicks */
-	u32 sleeping; /* 1 around the futex wait, atomic */
-	u32 halt_poll_ns;
+	u32 wake;	  /* futex: counts kicks */
+	u32 sleeping;	  /* 1 around the futex wait, atomic */
+	u32 halt_poll_ns; /* how long to spin in HLT now: halt.c */
+	long preemptions; /* of the vCPU's thread, as last seen, and when they last changed */
+	u64 preempted_ns;
 	bool ran; /* KVM_RUN was called: CPUID is settled */
 	size_t map_len;
 
@@ -192,6 +195,9 @@ void kvm_vcpu_leave_guest_mode(struct kvm_vcpu *vcpu);
 /* ---- vCPU ioctls (api_vcpu.c, api_regs.c, xstate.c, run.c, signals.c) ---- */
 
 int kvm_vcpu_run(struct kvm_vcpu *vcpu);
+/* Wait until kvm_vcpu_kick() has raised arch->wake from `seen` (halt.c). Signals that interest
+ * KVM_RUN kick. May return early. */
+void kvm_vcpu_halt(struct kvm_vcpu *vcpu, u32 seen);
 void kvm_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event);
 bool kvm_is_bsp(const struct kvm_vcpu *vcpu);
 /* May an interrupt (an NMI) be delivered at this instruction boundary? */
@@ -263,14 +269,14 @@ int coalesced_write(struct kvm_vcpu *vcpu, enum kvm_bus bus, u64 addr, u32 len, 
 
 int kvm_ioeventfd(struct kvm *kvm, const struct kvm_ioeventfd *args);
 int kvm_irqfd(struct kvm *kvm, const struct kvm_irqfd *args);
+/* Send the interrupt of the irqfd that the program knows as fd; false: it is none. Any thread. */
+bool kvm_irqfd_signal(struct kvm *kvm, int fd);
 void kvm_eventfds_free(struct kvm *kvm);
 
 /* ---- helper thread (helper.c) ---- */
 
 int helper_start(struct kvm *kvm); /* once; kvm->lock held. 0 or -errno */
 void helper_stop(struct kvm *kvm);
-/* Send the interrupt of the irqfd that the program knows as fd; false: it is none. Any thread. */
-bool kvm_irqfd_signal(struct kvm *kvm, int fd);
 /* Watch an irqfd's descriptor, or stop to: kvm_irqfd_ready() is called in the helper thread. */
 int helper_watch(struct kvm *kvm, int fd, bool on);
 void kvm_irqfd_ready(struct kvm *kvm, int fd);

@@ -93,6 +93,7 @@ static const u32 present[] = {
 	KVM_CAP_MSR_PLATFORM_INFO,
 	KVM_CAP_COALESCED_PIO,
 	KVM_CAP_EXCEPTION_PAYLOAD,
+	KVM_CAP_HALT_POLL,
 	KVM_CAP_LAST_CPU,
 	KVM_CAP_X86_MSR_FILTER,
 	KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
@@ -180,6 +181,11 @@ static int enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return 0;
 	case KVM_CAP_MAX_VCPU_ID:
 		return limit_vcpu_id(kvm, cap->args[0]);
+	case KVM_CAP_HALT_POLL:
+		if (cap->args[0] != (u32)cap->args[0])
+			return -EINVAL;
+		arch->max_halt_poll_ns = (u32)cap->args[0];
+		return 0;
 	case KVM_CAP_X86_USER_SPACE_MSR:
 		if (cap->args[0] & ~(u64)USER_MSR_REASONS)
 			return -EINVAL;

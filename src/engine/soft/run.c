@@ -8,22 +8,13 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <limits.h>
-#include <linux/futex.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "engine/soft/arch_int.h"
 #include "engine/soft/irq.h"
 #include "engine/soft/lapic.h"
-#include "os/clock.h"
 
 #define EFLAGS_IF (1u << 9)
-
-#define HALT_POLL_MAX_NS 20000
-#define HALT_POLL_MIN_NS 4000
-#define HALT_SHORT_NS	 50000 /* a wait as short as this would have been worth polling */
 
 /* ---- what may be delivered ---- */
 
@@ -149,58 +140,6 @@ int kvm_handle_requests(struct kvm_vcpu *vcpu)
 
 /* ---- waiting ---- */
 
-static bool kicked_since(struct kvm_vcpu *vcpu, u32 seen)
-{
-	return __atomic_load_n(&vcpu->arch->wake, __ATOMIC_ACQUIRE) != seen;
-}
-
-static bool poll_for_kick(struct kvm_vcpu *vcpu, u32 seen)
-{
-	u64 end;
-
-	if (!vcpu->arch->halt_poll_ns)
-		return false;
-	end = clock_now_ns() + vcpu->arch->halt_poll_ns;
-	do {
-		for (int i = 0; i < 32; i++) {
-			if (kicked_since(vcpu, seen))
-				return true;
-			__builtin_ia32_pause();
-		}
-	} while (clock_now_ns() < end);
-	return false;
-}
-
-/* Poll longer where sleeps turn out short, not at all where they do not. */
-static void adapt_poll(struct kvm_vcpu_arch *arch, u64 slept_ns)
-{
-	if (slept_ns > HALT_SHORT_NS)
-		arch->halt_poll_ns = 0;
-	else
-		arch->halt_poll_ns = arch->halt_poll_ns
-					     ? min(arch->halt_poll_ns * 2, (u32)HALT_POLL_MAX_NS)
-					     : HALT_POLL_MIN_NS;
-}
-
-/* Sleep until a kick after `seen`, or the LAPIC timer. Signals that interest KVM_RUN kick. */
-static void sleep_until_kick(struct kvm_vcpu *vcpu, u32 seen)
-{
-	struct kvm_vcpu_arch *arch = vcpu->arch;
-	u64 start;
-
-	if (poll_for_kick(vcpu, seen)) {
-		vcpu->stat->halt_successful_poll++;
-		return;
-	}
-	start = clock_now_ns();
-	__atomic_store_n(&arch->sleeping, 1, __ATOMIC_SEQ_CST);
-	syscall(SYS_futex, &arch->wake, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-	__atomic_store_n(&arch->sleeping, 0, __ATOMIC_SEQ_CST);
-	start = clock_now_ns() - start;
-	vcpu->stat->halt_wait_ns += start;
-	adapt_poll(arch, start);
-}
-
 static bool wakes(struct kvm_vcpu *vcpu)
 {
 	if (vcpu->mp_state == KVM_MP_STATE_HALTED)
@@ -224,7 +163,7 @@ static int wait_runnable(struct kvm_vcpu *vcpu)
 		}
 		if (out_now(vcpu))
 			return -EINTR;
-		sleep_until_kick(vcpu, seen);
+		kvm_vcpu_halt(vcpu, seen);
 	}
 	return 0;
 }

@@ -25,7 +25,10 @@
 	X(exceptions, C)	   /* delivered to the guest (cpu) */                              \
 	X(hypercalls, C)	   /* */                                                           \
 	X(halt_wakeup, C)	   /* waits after HLT that ended by an event */                    \
-	X(halt_successful_poll, C) /* of these, within the spin */                                 \
+	X(halt_attempted_poll, C)  /* waits that began with a spin */                              \
+	X(halt_successful_poll, C) /* of these, those that ended within it */                      \
+	X(halt_poll_success_ns, C) /* time in spins that did */                                    \
+	X(halt_poll_fail_ns, C)	   /* and that did not */                                          \
 	X(halt_wait_ns, C)	   /* time asleep in HLT */                                        \
 	X(instructions, C)	   /* guest instructions retired (cpu) */                          \
 	X(tlb_fill, C)		   /* page walks (cpu) */                                          \

@@ -66,13 +66,14 @@ static int init_vm(struct kvm *kvm)
 
 	arch->refs = 1;
 	arch->max_vcpu_id = KVM_MAX_VCPU_ID;
+	arch->max_halt_poll_ns = KVM_HALT_POLL_NS;
 	arch->epoll_fd = arch->timer_fd = arch->stop_fd = arch->stat_fd = -1;
 	init_locks(kvm);
 	list_init(&arch->ioeventfds);
 	list_init(&arch->irqfds);
-	list_init(&arch->timers);
 	for (u32 i = 0; i < IRQFD_BUCKETS; i++)
 		list_init(&arch->irqfd_bucket[i]);
+	list_init(&arch->timers);
 	kvm_clock_init(kvm);
 	kvm->memslots = calloc(1, sizeof(*kvm->memslots));
 	if (!kvm->memslots)

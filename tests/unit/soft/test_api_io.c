@@ -1,6 +1,7 @@
 /* Doorbells, coalesced zones and interrupt eventfds: what KVM handles without its user. */
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -304,6 +305,84 @@ static void test_resample(void **state)
 	close(again);
 }
 
+/* A statistic of the vCPU; ~0 when there is none of that name. */
+static u64 statistic(struct api_rig *rig, const char *name)
+{
+	struct kvm_stats_header head;
+	struct {
+		struct kvm_stats_desc desc;
+		char name[64];
+	} d;
+	int fd = VCPU(KVM_GET_STATS_FD, 0);
+	u64 value = ~0ULL;
+
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &head, sizeof(head), 0), sizeof(head));
+	assert_in_range(head.name_size, 1, sizeof(d.name));
+	for (u32 i = 0; i < head.num_desc; i++) {
+		size_t size = sizeof(d.desc) + head.name_size;
+
+		assert_int_equal(pread(fd, &d, size, head.desc_offset + i * size), size);
+		if (!strncmp(d.name, name, sizeof(d.name)))
+			assert_int_equal(
+				pread(fd, &value, sizeof(value), head.data_offset + d.desc.offset),
+				sizeof(value));
+	}
+	close(fd);
+	return value;
+}
+
+static void *raise_later(void *arg)
+{
+	struct api_rig *rig = arg;
+	struct kvm_irq_level level = {.irq = 5, .level = 1};
+
+	usleep(300);
+	assert_int_equal(VM(KVM_IRQ_LINE, &level), 0);
+	level.level = 0;
+	assert_int_equal(VM(KVM_IRQ_LINE, &level), 0);
+	return NULL;
+}
+
+/* The guest halts, and is woken by another thread, `count` times. */
+static void halt_and_wake(struct api_rig *rig, int count)
+{
+	for (int i = 0; i < count; i++) {
+		pthread_t thread;
+
+		assert_int_equal(pthread_create(&thread, NULL, raise_later, rig), 0);
+		expect_port(rig, 0x81);
+		expect_port(rig, 0x82);
+		pthread_join(thread, NULL);
+	}
+}
+
+/* Wake-ups arrive whether the vCPU sleeps or spins, and it never spins longer than it may. */
+static void test_halt_poll(void **state)
+{
+	struct api_rig *rig = *state;
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_HALT_POLL, .args = {1ULL << 32}};
+	u64 polls;
+
+	if (VM(KVM_CHECK_EXTENSION, KVM_CAP_HALT_POLL) != 1 || !rig_is_soft(rig))
+		skip();
+	assert_int_equal(VM(KVM_ENABLE_CAP, &cap), -EINVAL);
+	cap.args[0] = 1000000000;
+	assert_int_equal(VM(KVM_ENABLE_CAP, &cap), 0);
+	memcpy(rig->ram + 0x1100, pic_handler, sizeof(pic_handler));
+	rig_load(rig, pic_guest, sizeof(pic_guest));
+	expect_port(rig, 0x80);
+	halt_and_wake(rig, 50);
+	polls = statistic(rig, "halt_attempted_poll");
+	assert_true(polls != ~0ULL);
+	assert_true(statistic(rig, "halt_successful_poll") <= polls);
+	assert_true(polls <= statistic(rig, "halt_exits"));
+	cap.args[0] = 0;
+	assert_int_equal(VM(KVM_ENABLE_CAP, &cap), 0);
+	halt_and_wake(rig, 5);
+	assert_int_equal(statistic(rig, "halt_attempted_poll"), polls);
+}
+
 #define T(name)	      cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 #define T_CHIPS(name) cmocka_unit_test_setup_teardown(name, rig_setup_irqchip, rig_teardown)
 
@@ -315,7 +394,7 @@ int main(void)
 		T(test_coalesced_port),	       T_CHIPS(test_irqfd_arguments),
 		T(test_irqfd_without_chips),   T_CHIPS(test_irqfd),
 		T_CHIPS(test_interrupt_wakes), T_CHIPS(test_resample),
-		T_CHIPS(test_irqfd_signal),
+		T_CHIPS(test_irqfd_signal),    T_CHIPS(test_halt_poll),
 	};
 
 	return RIG_MAIN(io);
