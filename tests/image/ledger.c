@@ -7,207 +7,322 @@
 
 #include "base/bits.h"
 #include "base/endian.h"
-#include "base/iov.h"
+#include "base/hash.h"
+#include "block/image.h"
 
-/* ---- the node ---- */
+#define BASE_ID	  1u
+#define MAX_BURST 16
+#define NEVER	  (~0ULL)
 
-struct spy_node {
-	struct block block;
-	struct spy *spy;
-};
-
-static struct spy *spy_of(struct block *b)
+static u64 next_tick(struct ledger *l)
 {
-	return container_of(b, struct spy_node, block)->spy;
+	return __atomic_add_fetch(&l->tick, 1, __ATOMIC_SEQ_CST);
 }
 
-static void note(struct spy *s, struct note n, const struct block_io *io)
+/* ---- entries ---- */
+
+static void add(struct ledger_history *h, struct ledger_entry e)
 {
-	pthread_mutex_lock(&s->lock);
-	if (s->count == s->cap) {
-		s->cap = s->cap ? 2 * s->cap : 256;
-		s->notes = realloc(s->notes, s->cap * sizeof(*s->notes));
-	}
-	n.tick = *s->tick;
-	if (n.kind == NOTE_WRITE) {
-		n.data = malloc(n.len);
-		iov_to_buf(io->iov, (size_t)io->niov, 0, n.data, n.len);
-	}
-	s->notes[s->count++] = n;
-	pthread_mutex_unlock(&s->lock);
-}
-
-static bool fails(struct spy *s)
-{
-	u64 nth = __atomic_add_fetch(&s->seen, 1, __ATOMIC_RELAXED);
-
-	return s->fail_at && (nth == s->fail_at || (s->fail_on && nth > s->fail_at));
-}
-
-/* A write is noted when it is complete, a flush when it begins: what a flush does not promise to
- * have made durable is then behind it. */
-static int spy_io(struct block *b, const struct block_io *io)
-{
-	static const enum note_kind kinds[] = {
-		[BLOCK_WRITE] = NOTE_WRITE,
-		[BLOCK_DISCARD] = NOTE_ZERO,
-		[BLOCK_WRITE_ZEROES] = NOTE_ZERO,
-	};
-	struct spy *s = spy_of(b);
-	int rc;
-
-	if (fails(s))
-		return -EIO;
-	if (s->keep && io->op == BLOCK_FLUSH)
-		note(s, (struct note){.kind = NOTE_FLUSH}, NULL);
-	rc = block_io(b->file, io);
-	if (!rc && s->keep && io->op != BLOCK_FLUSH && io->op != BLOCK_READ)
-		note(s, (struct note){.kind = kinds[io->op], .offset = io->offset, .len = io->len},
-		     io);
-	return rc;
-}
-
-static int spy_resize(struct block *b, u64 size, bool shrink, struct err *err)
-{
-	struct spy *s = spy_of(b);
-	int rc = fails(s) ? -EIO : b->file->class->resize(b->file, size, shrink, err);
-
-	if (!rc && s->keep)
-		note(s, (struct note){.kind = NOTE_TRUNCATE, .len = size}, NULL);
-	return rc;
-}
-
-static int spy_status(struct block *b, u64 offset, struct block_extent *e)
-{
-	return b->file->class->status(b->file, offset, e);
-}
-
-static const struct block_class spy_class = {
-	.name = "spy",
-	.kind = BLOCK_PROTOCOL,
-	.size = sizeof(struct spy_node),
-	.io = spy_io,
-	.resize = spy_resize,
-	.status = spy_status,
-};
-
-int spy_open(struct block **out, struct spy *spy, const char *path,
-	     const struct block_options *options, struct err *err)
-{
-	const struct block_class *class = block_class_lookup(options->format);
-	struct block *file, *node, *image;
-	int rc = block_open_protocol(&file, path, true, options, err);
-
-	if (rc)
-		return rc;
-	node = block_node_new(&spy_class, path, file);
-	container_of(node, struct spy_node, block)->spy = spy;
-	node->size = file->size;
-	image = block_node_new(class, path, node);
-	rc = class->open(image, options, err);
-	if (rc) {
-		block_node_free(image);
-		return rc;
-	}
-	*out = image;
-	return block_make_top(image, options);
-}
-
-void spy_forget(struct spy *s)
-{
-	for (u64 i = 0; i < s->count; i++)
-		free(s->notes[i].data);
-	free(s->notes);
-	s->notes = NULL;
-	s->count = s->cap = 0;
-}
-
-/* ---- the ledger ---- */
-
-#define SECTOR 512
-
-int ledger_init(struct ledger *l, u64 size)
-{
-	*l = (struct ledger){.sectors = size / SECTOR, .next_id = 1, .tick = 1};
-	l->sector = calloc(l->sectors, sizeof(*l->sector));
-	return l->sector ? 0 : -ENOMEM;
-}
-
-void ledger_free(struct ledger *l)
-{
-	for (u64 i = 0; i < l->sectors; i++)
-		free(l->sector[i].e);
-	free(l->sector);
-	free(l->flushes);
-}
-
-static void add(struct ledger *l, u64 sector, u32 id)
-{
-	struct history *h = &l->sector[sector];
-
 	if (h->count == h->cap) {
 		h->cap = h->cap ? 2 * h->cap : 4;
 		h->e = realloc(h->e, h->cap * sizeof(*h->e));
 	}
-	h->e[h->count++] = (struct entry){.id = id, .begun = l->tick, .ended = ~0ULL};
+	h->e[h->count++] = e;
+}
+
+static void close_entry(struct ledger_history *h, u32 serial, u64 tick, bool sure)
+{
+	for (u32 i = h->count; i--;) {
+		if (h->e[i].serial != serial)
+			continue;
+		h->e[i].ended = tick;
+		h->e[i].sure = sure;
+		return;
+	}
 }
 
 static void stamp(u8 *p, u32 id, u64 sector)
 {
-	for (int i = 0; i < SECTOR; i += 16) {
+	for (int i = 0; i < LEDGER_SECTOR; i += 16) {
 		store_le64(p + i, id ? id | (u64)0xabcd << 32 : 0);
 		store_le64(p + i + 8, id ? sector : 0);
 	}
 }
 
-static int step_flush(struct ledger *l, struct block *b)
+int ledger_init(struct ledger *l, u64 size, u64 base)
 {
-	u64 begun = l->tick++;
-	int rc = block_flush(b);
-
-	if (rc)
-		return rc;
-	l->flushes = realloc(l->flushes, (l->nflushes + 1) * sizeof(*l->flushes));
-	l->flushes[l->nflushes++] = (struct flush){begun, l->tick++};
+	*l = (struct ledger){
+		.sectors = size / LEDGER_SECTOR, .next_id = BASE_ID + 1, .next_serial = 1};
+	l->sector = calloc(l->sectors, sizeof(*l->sector));
+	if (!l->sector)
+		return -ENOMEM;
+	for (u64 i = 0; i < l->sectors; i++)
+		add(&l->sector[i],
+		    (struct ledger_entry){.id = i < base / LEDGER_SECTOR ? BASE_ID : 0,
+					  .sure = true});
 	return 0;
 }
 
-int ledger_step(struct ledger *l, struct block *b, u64 random, u64 random2)
+void ledger_free(struct ledger *l)
+{
+	for (u64 i = 0; i < l->sectors && l->sector; i++)
+		free(l->sector[i].e);
+	for (u64 i = 0; i < l->nsaved; i++)
+		free(l->saved[i].ids);
+	free(l->sector);
+	free(l->size.e);
+	free(l->flushes);
+	free(l->saved);
+	*l = (struct ledger){0};
+}
+
+void ledger_base(u8 *data, u64 size)
+{
+	for (u64 i = 0; i < size / LEDGER_SECTOR; i++)
+		stamp(data + i * LEDGER_SECTOR, BASE_ID, i);
+}
+
+static void flushed(struct ledger *l, u64 begun)
+{
+	l->flushes = realloc(l->flushes, (l->nflushes + 1) * sizeof(*l->flushes));
+	l->flushes[l->nflushes].begun = begun;
+	l->flushes[l->nflushes++].ended = next_tick(l);
+}
+
+void ledger_settle(struct ledger *l)
+{
+	flushed(l, next_tick(l));
+	next_tick(l);
+}
+
+/* ---- operations ---- */
+
+static enum block_op pick(unsigned int dice)
+{
+	if (dice < 70)
+		return BLOCK_WRITE;
+	if (dice < 80)
+		return BLOCK_WRITE_ZEROES;
+	return dice < 90 ? BLOCK_DISCARD : BLOCK_FLUSH;
+}
+
+int ledger_begin(struct ledger_op *op, struct ledger *l, u64 sectors, u64 pack, u64 near,
+		 u64 random, u64 random2)
 {
 	unsigned int dice = (unsigned int)(random % 100);
-	u64 first = random2 % l->sectors, n = 1 + (random >> 8) % ((random >> 40) % 4 ? 24 : 400);
-	u32 id = dice < 70 ? l->next_id++ : 0;
-	u8 *data;
-	int rc;
+	u64 first = random2 % sectors, n = 1 + (random >> 8) % ((random >> 40) % 4 ? 24 : 400);
+	u32 id;
 
-	if (dice >= 90)
-		return step_flush(l, b);
-	n = min(n, l->sectors - first);
-	data = malloc(n * SECTOR);
-	if (!data)
+	*op = (struct ledger_op){.ledger = l, .serial = l->next_serial++, .busy = true};
+	op->req.op = pick(dice);
+	op->begun = next_tick(l);
+	if (op->req.op == BLOCK_FLUSH)
+		return 0;
+	if (near && random2 >> 60 < 12)
+		first = min(near - 1 + (random2 >> 50) % 32, sectors - 1);
+	if (pack && dice < 20) {
+		first = align_down(first * LEDGER_SECTOR, pack) / LEDGER_SECTOR;
+		n = pack / LEDGER_SECTOR;
+		op->req.flags = BLOCK_COMPRESS;
+	}
+	op->first = first;
+	op->n = min(n, sectors - first);
+	if (op->req.op == BLOCK_WRITE_ZEROES && dice < 75)
+		op->req.flags = BLOCK_MAY_UNMAP;
+	op->data = malloc(op->n * LEDGER_SECTOR);
+	if (!op->data)
 		return -ENOMEM;
-	l->tick++;
-	for (u64 i = 0; i < n; i++) {
-		add(l, first + i, id);
-		stamp(data + i * SECTOR, id, first + i);
+	id = op->req.op == BLOCK_WRITE ? l->next_id++ : 0;
+	for (u64 i = 0; i < op->n; i++) {
+		add(&l->sector[first + i],
+		    (struct ledger_entry){
+			    .id = id, .serial = op->serial, .begun = op->begun, .ended = NEVER});
+		stamp(op->data + i * LEDGER_SECTOR, id, first + i);
 	}
-	if (dice < 70)
-		rc = block_write(b, data, n * SECTOR, first * SECTOR);
-	else if (dice < 80)
-		rc = block_write_zeroes(b, n * SECTOR, first * SECTOR,
-					dice < 75 ? BLOCK_MAY_UNMAP : 0);
-	else
-		rc = block_discard(b, n * SECTOR, first * SECTOR);
-	l->tick++;
-	/* A discard is a hint: it never counts as having happened for sure. */
-	for (u64 i = 0; i < n && !rc && dice < 80; i++) {
-		struct history *h = &l->sector[first + i];
+	op->iov = (struct iovec){op->data, op->n * LEDGER_SECTOR};
+	op->req.offset = op->first * LEDGER_SECTOR;
+	op->req.len = op->n * LEDGER_SECTOR;
+	op->req.iov = &op->iov;
+	op->req.niov = 1;
+	return 0;
+}
 
-		h->e[h->count - 1].ended = l->tick;
+void ledger_end(struct ledger_op *op, int result)
+{
+	struct ledger *l = op->ledger;
+	u64 tick = next_tick(l);
+
+	op->result = result;
+	op->busy = false;
+	if (op->req.op == BLOCK_FLUSH && !result)
+		flushed(l, op->begun);
+	/* A discard is a hint: it never counts as having happened for sure. */
+	for (u64 i = 0; i < op->n; i++)
+		close_entry(&l->sector[op->first + i], op->serial, tick,
+			    !result && op->req.op != BLOCK_DISCARD);
+	free(op->data);
+	op->data = NULL;
+}
+
+static int perform(struct ledger_op *op, struct block *b)
+{
+	const struct block_req *r = &op->req;
+
+	switch (r->op) {
+	case BLOCK_WRITE:
+		return block_writev(b, r->iov, r->niov, r->offset, r->flags);
+	case BLOCK_WRITE_ZEROES:
+		return block_write_zeroes(b, r->len, r->offset, r->flags);
+	case BLOCK_DISCARD:
+		return block_discard(b, r->len, r->offset);
+	default:
+		return block_flush(b);
 	}
-	free(data);
+}
+
+int ledger_step(struct ledger *l, struct block *b, u64 pack, u64 random, u64 random2)
+{
+	struct ledger_op op;
+	int rc = ledger_begin(&op, l, block_size(b) / LEDGER_SECTOR, pack, 0, random, random2);
+
+	if (rc)
+		return rc;
+	ledger_end(&op, perform(&op, b));
+	return op.result;
+}
+
+static void on_done(struct block_req *req, int result)
+{
+	ledger_end(container_of(req, struct ledger_op, req), result);
+}
+
+int ledger_burst(struct ledger *l, struct block *b, u64 pack, unsigned int count, u64 seed)
+{
+	u64 sectors = block_size(b) / LEDGER_SECTOR, near = 1 + hash_u64(seed) % sectors;
+	struct ledger_op ops[MAX_BURST] = {0};
+	struct block_queue *q;
+	struct err err;
+	int rc = block_queue_new(&q, b, MAX_BURST, &err);
+
+	if (rc)
+		return rc;
+	count = min(count, (unsigned int)MAX_BURST);
+	for (unsigned int i = 0; i < count && !rc; i++) {
+		rc = ledger_begin(&ops[i], l, sectors, pack, near, hash_u64(seed + 2 * i + 1),
+				  hash_u64(seed + 2 * i + 2));
+		if (rc)
+			break;
+		ops[i].req.done = on_done;
+		block_submit(q, &ops[i].req);
+		if (hash_u64(seed + i) % 3 == 0)
+			block_queue_flush(q);
+		if (hash_u64(seed + i) % 5 == 0)
+			block_queue_poll(q);
+	}
+	block_queue_drain(q);
+	for (unsigned int i = 0; i < count && !rc; i++)
+		rc = ops[i].result;
+	block_queue_free(q);
 	return rc;
 }
+
+/* ---- sizes ---- */
+
+int ledger_resize(struct ledger *l, struct block *b, u64 sectors)
+{
+	u32 serial = l->next_serial++;
+	u64 old = block_size(b) / LEDGER_SECTOR, tick = next_tick(l);
+	struct ledger_entry e = {.serial = serial, .begun = tick, .ended = NEVER};
+	struct err err;
+	int rc;
+
+	if (!l->size.count)
+		add(&l->size, (struct ledger_entry){.id = (u32)old, .sure = true});
+	for (u64 i = sectors; i < old; i++)
+		add(&l->sector[i], e);
+	e.id = (u32)sectors;
+	add(&l->size, e);
+	rc = block_resize(b, sectors * LEDGER_SECTOR, true, &err);
+	tick = next_tick(l);
+	close_entry(&l->size, serial, tick, !rc);
+	for (u64 i = sectors; i < old; i++)
+		close_entry(&l->sector[i], serial, tick, !rc);
+	return rc;
+}
+
+/* ---- snapshots ---- */
+
+static int take(struct ledger *l, struct block *b)
+{
+	struct ledger_saved s = {.deleted = NEVER, .ended = NEVER};
+	u64 size = block_size(b);
+	u8 *disk = malloc(size);
+	struct err err;
+	int rc = disk ? block_read(b, disk, size, 0) : -ENOMEM;
+
+	if (rc) {
+		free(disk);
+		return rc;
+	}
+	s.ids = calloc(l->sectors, sizeof(*s.ids));
+	for (u64 i = 0; i < l->sectors; i++)
+		s.ids[i] = (u32)load_le64(disk + i * LEDGER_SECTOR);
+	free(disk);
+	snprintf(s.name, sizeof(s.name), "s%llu", (unsigned long long)l->nsaved);
+	l->saved = realloc(l->saved, (l->nsaved + 1) * sizeof(*l->saved));
+	l->saved[l->nsaved++] = s;
+	next_tick(l);
+	rc = block_snapshot_create(b, s.name, &err);
+	if (!rc)
+		l->saved[l->nsaved - 1].ended = next_tick(l);
+	return rc;
+}
+
+static int apply(struct ledger *l, struct block *b, const struct ledger_saved *s)
+{
+	u32 serial = l->next_serial++;
+	u64 tick = next_tick(l);
+	struct err err;
+	int rc;
+
+	for (u64 i = 0; i < l->sectors; i++)
+		add(&l->sector[i],
+		    (struct ledger_entry){
+			    .id = s->ids[i], .serial = serial, .begun = tick, .ended = NEVER});
+	rc = block_snapshot_apply(b, s->name, &err);
+	tick = next_tick(l);
+	for (u64 i = 0; i < l->sectors; i++)
+		close_entry(&l->sector[i], serial, tick, !rc);
+	return rc;
+}
+
+int ledger_snapshot(struct ledger *l, struct block *b, u64 random)
+{
+	struct ledger_saved *s = NULL;
+	struct err err;
+	u64 alive = 0;
+
+	for (u64 i = 0; i < l->nsaved; i++) {
+		if (l->saved[i].ended == NEVER || l->saved[i].deleted != NEVER)
+			continue;
+		alive++;
+		if (!s || hash_u64(random + i) % 2)
+			s = &l->saved[i];
+	}
+	if (alive < 2)
+		return take(l, b);
+	if (random % 2)
+		return apply(l, b, s);
+	s->deleted = next_tick(l);
+	return block_snapshot_delete(b, s->name, &err);
+}
+
+bool ledger_snapshot_needed(const struct ledger *l, u64 index, u64 tick)
+{
+	return l->saved[index].ended < tick && l->saved[index].deleted > tick;
+}
+
+/* ---- judging ---- */
 
 /* The begin of the last flush that had ended before the crash. */
 static u64 durable_until(const struct ledger *l, u64 tick)
@@ -216,48 +331,94 @@ static u64 durable_until(const struct ledger *l, u64 tick)
 
 	for (u64 i = 0; i < l->nflushes; i++)
 		if (l->flushes[i].ended < tick)
-			until = l->flushes[i].begun;
+			until = max(until, l->flushes[i].begun);
 	return until;
 }
 
-/* Any operation that may have happened and that none which surely happened came after. */
-static bool allowed(const struct history *h, u32 id, u64 tick, u64 until)
+/* Has something surely taken the place of entry i? */
+static bool replaced(const struct ledger_history *h, u32 i, u64 until)
 {
-	for (u32 i = h->count; i--;) {
-		if (h->e[i].begun > tick)
-			continue;
-		if (h->e[i].id == id)
+	for (u32 k = 0; k < h->count; k++)
+		if (h->e[k].sure && h->e[k].ended <= until && h->e[k].begun > h->e[i].ended)
 			return true;
-		if (h->e[i].ended <= until)
-			return false;
-	}
-	return id == 0;
+	return false;
+}
+
+static bool allowed(const struct ledger_history *h, u32 id, u64 tick, u64 until)
+{
+	for (u32 i = h->count; i--;)
+		if (h->e[i].begun <= tick && h->e[i].id == id && !replaced(h, i, until))
+			return true;
+	return false;
+}
+
+static bool is_stamped(const u8 *p, u64 sector, u32 *id)
+{
+	u8 want[LEDGER_SECTOR];
+
+	*id = (u32)load_le64(p);
+	stamp(want, *id, sector);
+	return !memcmp(p, want, LEDGER_SECTOR);
+}
+
+static int complain(const struct ledger *l, const u8 *p, u64 sector, u64 tick, u64 until)
+{
+	const struct ledger_history *h = &l->sector[sector];
+
+	fprintf(stderr,
+		"sector %llu holds %016llx of sector %llu, crash at tick %llu, flushed until %llu; "
+		"it may hold",
+		(unsigned long long)sector, (unsigned long long)load_le64(p),
+		(unsigned long long)load_le64(p + 8), (unsigned long long)tick,
+		(unsigned long long)until);
+	for (u32 i = 0; i < h->count; i++)
+		fprintf(stderr, " %u[%lld..%lld%s]", h->e[i].id, (long long)h->e[i].begun,
+			(long long)h->e[i].ended, h->e[i].sure ? "" : "?");
+	fprintf(stderr, "\n");
+	return -EBADMSG;
 }
 
 int ledger_verify(struct ledger *l, struct block *b, u64 tick)
 {
-	u64 until = durable_until(l, tick), size = l->sectors * SECTOR;
-	u8 *disk = malloc(size), want[SECTOR];
+	u64 until = durable_until(l, tick), size = block_size(b);
+	u8 *disk = malloc(max(size, (u64)1));
 	int rc = disk ? block_read(b, disk, size, 0) : -ENOMEM;
+	u32 id;
 
+	if (!rc && l->size.count && !allowed(&l->size, (u32)(size / LEDGER_SECTOR), tick, until)) {
+		fprintf(stderr, "size %llu, crash at tick %llu\n", (unsigned long long)size,
+			(unsigned long long)tick);
+		rc = -EBADMSG;
+	}
+	for (u64 i = 0; i < size / LEDGER_SECTOR && !rc; i++) {
+		const u8 *p = disk + i * LEDGER_SECTOR;
+
+		if (!is_stamped(p, i, &id) || !allowed(&l->sector[i], id, tick, until))
+			rc = complain(l, p, i, tick, until);
+	}
+	free(disk);
+	return rc;
+}
+
+int ledger_verify_snapshot(struct ledger *l, struct block *b, const char *name)
+{
+	const struct ledger_saved *s = NULL;
+	u64 size = l->sectors * LEDGER_SECTOR;
+	u8 *disk = malloc(size);
+	int rc = disk ? block_read(b, disk, size, 0) : -ENOMEM;
+	u32 id;
+
+	for (u64 i = 0; i < l->nsaved; i++)
+		if (!strcmp(l->saved[i].name, name))
+			s = &l->saved[i];
 	for (u64 i = 0; i < l->sectors && !rc; i++) {
-		const u8 *p = disk + i * SECTOR;
-		u32 id = (u32)load_le64(p);
+		const u8 *p = disk + i * LEDGER_SECTOR;
 
-		stamp(want, id, i);
-		if (!memcmp(p, want, SECTOR) && allowed(&l->sector[i], id, tick, until))
+		if (s && is_stamped(p, i, &id) && id == s->ids[i])
 			continue;
-		fprintf(stderr,
-			"sector %llu holds %016llx of sector %llu, crash at tick %llu, flushed "
-			"until %llu; it may hold",
-			(unsigned long long)i, (unsigned long long)load_le64(p),
-			(unsigned long long)load_le64(p + 8), (unsigned long long)tick,
-			(unsigned long long)until);
-		for (u32 k = 0; k < l->sector[i].count; k++)
-			fprintf(stderr, " %u[%lld..%lld]", l->sector[i].e[k].id,
-				(long long)l->sector[i].e[k].begun,
-				(long long)l->sector[i].e[k].ended);
-		fprintf(stderr, "\n");
+		fprintf(stderr, "snapshot %s: sector %llu holds %016llx of sector %llu, not %u\n",
+			name, (unsigned long long)i, (unsigned long long)load_le64(p),
+			(unsigned long long)load_le64(p + 8), s ? s->ids[i] : 0);
 		rc = -EBADMSG;
 	}
 	free(disk);
