@@ -184,20 +184,21 @@ static int create_raw(struct block *file, const struct block_create *c, struct e
 	return rc ? rc : reserve(file, c->size, c->preallocation, err);
 }
 
-int block_create(const char *path, const char *format, const struct block_create *c,
-		 struct err *err)
+/* A regular file that was not there is not there after a failure either. */
+static void remove_half(const char *path)
 {
-	const struct block_class *class = NULL;
-	struct block *file;
-	int rc;
+	struct stat st;
 
-	if (strcmp(format, "raw")) {
-		class = block_class_lookup(format);
-		if (!class || !class->create)
-			return err_set(err, ENOTSUP, "%s: images of format %s cannot be made", path,
-				       format);
-	}
-	rc = open_fresh(&file, path, err);
+	if (!lstat(path, &st) && S_ISREG(st.st_mode))
+		unlink(path);
+}
+
+static int create(const struct block_class *class, const char *path, const struct block_create *c,
+		  struct err *err)
+{
+	struct block *file;
+	int rc = open_fresh(&file, path, err);
+
 	if (rc)
 		return rc;
 	rc = class ? class->create(file, c, err) : create_raw(file, c, err);
@@ -209,5 +210,24 @@ int block_create(const char *path, const char *format, const struct block_create
 	block_close(file);
 	if (!rc && class && class->preallocate && c->preallocation)
 		rc = class->preallocate(path, c, err);
+	return rc;
+}
+
+int block_create(const char *path, const char *format, const struct block_create *c,
+		 struct err *err)
+{
+	const struct block_class *class = NULL;
+	bool fresh = access(path, F_OK);
+	int rc;
+
+	if (strcmp(format, "raw")) {
+		class = block_class_lookup(format);
+		if (!class || !class->create)
+			return err_set(err, ENOTSUP, "%s: images of format %s cannot be made", path,
+				       format);
+	}
+	rc = create(class, path, c, err);
+	if (rc && fresh)
+		remove_half(path);
 	return rc;
 }

@@ -396,11 +396,12 @@ static int compare(struct audit *a)
 
 static int check_copied(struct audit *a, u64 entry, u64 guest, const char *what)
 {
-	u64 host = entry & QCOW2_OFFSET;
+	u64 host = entry & QCOW2_OFFSET, count;
 
 	if (!host || (entry & QCOW2_COMPRESSED) || a->s->external)
 		return 0;
-	if ((count_of(a, host >> a->s->cluster_bits) == 1) == !!(entry & QCOW2_COPIED))
+	/* The flag says what the count on disk is, even where that is too high. */
+	if (qcow2_refcount_get(a->s, host, &count) || (count == 1) == !!(entry & QCOW2_COPIED))
 		return 0;
 	report(a, "ERROR COPIED flag of the %s for guest offset %#llx is wrong", what,
 	       (unsigned long long)guest);
@@ -421,8 +422,7 @@ static int check_flags(struct audit *a, u64 *wrong)
 
 		if (!offset || !is_aligned(offset, s->cluster_size) || offset >= s->file_size)
 			continue;
-		*wrong += (u64)check_copied(a, s->l1[i] | (s->external ? 0 : 0), i * span,
-					    "L2 table");
+		*wrong += (u64)check_copied(a, s->l1[i], i * span, "L2 table");
 		rc = block_node_read(s->block.file, l2, s->cluster_size, offset);
 		for (u64 at = 0; at < s->cluster_size && !rc; at += step)
 			*wrong += (u64)check_copied(a, load_be64(l2 + at),
@@ -634,6 +634,7 @@ static int repair_errors(struct audit *a)
 static int run(struct audit *a)
 {
 	struct block_check *out = a->out;
+	struct qcow2 *s = a->s;
 	u64 wrong;
 	int rc = refer_all(a);
 
@@ -642,9 +643,12 @@ static int run(struct audit *a)
 		return repair_errors(a);
 	if (!rc)
 		rc = compare(a);
-	if (!rc)
+	/* Clusters that have one user again. */
+	if (!rc && out->leaks_fixed && !out->errors)
+		rc = qcow2_refresh_copied(s);
+	else if (!rc)
 		rc = check_flags(a, &wrong);
-	out->image_end = (a->highest + 1) << a->s->cluster_bits;
+	out->image_end = (a->highest + 1) << s->cluster_bits;
 	if (!rc && out->errors && (a->fix & BLOCK_FIX_ERRORS))
 		rc = repair_errors(a);
 	return rc;

@@ -4,7 +4,10 @@
  *
  * Every change follows one pattern: refcounts go up and are flushed, the new tables are written
  * aside and flushed, then the header is switched in one sector, then refcounts go down. COPIED
- * flags of the active tables must be false wherever a refcount is above 1 before the switch.
+ * flags of the active tables must be false wherever a refcount is above 1 before the switch. A
+ * crash before that leaves counts that are too high beside COPIED flags, and one after a deletion
+ * counts of 1 without the flag: check reports both, and neither lets a write reach what a snapshot
+ * shares.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -469,8 +472,15 @@ static int prepare(struct qcow2 *s, struct err *err)
 
 static int conclude(struct qcow2 *s, int rc, struct err *err)
 {
-	if (!rc)
+	if (!rc) {
 		rc = qcow2_settle(s);
+	} else {
+		/* Counts that went up stay up, a leak; the flags must agree with what there is. */
+		qcow2_settle(s);
+		pthread_mutex_lock(&s->lock);
+		qcow2_refresh_copied(s);
+		pthread_mutex_unlock(&s->lock);
+	}
 	if (rc == -EOVERFLOW)
 		return err_set(err, EOVERFLOW,
 			       "%s: refcounts of %u bits are too narrow for one more snapshot",
