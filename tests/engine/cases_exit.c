@@ -249,10 +249,10 @@ static bool want_filtered(struct rig *r, u32 exit, u32 index)
 bool case_filtered_msr(struct rig *r)
 {
 	/* From 0x174 on, three: bit set is allowed. */
-	u8 writes = 5, reads = 3;
+	u64 writes = 5, reads = 3;
 	struct kvm_msr_filter_range ranges[] = {
-		{.flags = KVM_MSR_FILTER_WRITE, .nmsrs = 3, .base = 0x174, .bitmap = &writes},
-		{.flags = KVM_MSR_FILTER_READ, .nmsrs = 3, .base = 0x174, .bitmap = &reads},
+		{.flags = KVM_MSR_FILTER_WRITE, .nmsrs = 3, .base = 0x174, .bitmap = (u8 *)&writes},
+		{.flags = KVM_MSR_FILTER_READ, .nmsrs = 3, .base = 0x174, .bitmap = (u8 *)&reads},
 	};
 
 	TRY(rig_need(r, KVM_CAP_X86_MSR_FILTER, "the MSR filter"));

@@ -152,9 +152,9 @@ static void add_vcpu(struct vm *vm, int i)
 
 static void make_vm(struct vm *vm, enum chips chips)
 {
-	static u8 bits = 0; /* STAR is the user's */
+	static u64 bits = 0; /* STAR is the user's; whole words are read */
 	struct kvm_msr_filter filter = {
-		.ranges[0] = {.flags = 3, .nmsrs = 1, .base = 0xc0000081, .bitmap = &bits}};
+		.ranges[0] = {.flags = 3, .nmsrs = 1, .base = 0xc0000081, .bitmap = (u8 *)&bits}};
 
 	vm->fd = soft_kvm_ioctl(sys_fd, KVM_CREATE_VM, 0);
 	must(vm->fd, "KVM_CREATE_VM");
@@ -318,9 +318,9 @@ static void interrupt(struct vm *vm, u64 *rng)
 }
 
 /* What a monitor does between two entries. */
-static void change(struct vm *vm, u64 *rng)
+static void change(struct vm *vm, int cpu, u64 *rng)
 {
-	static u64 bitmap[VM_LOG_SIZE / PAGE_SIZE / 64 + 1];
+	u64 bitmap[VM_LOG_SIZE / PAGE_SIZE / 64 + 1] = {0};
 	struct kvm_dirty_log log = {.slot = 2, .dirty_bitmap = bitmap};
 	struct kvm_translation t = {.linear_address = vm_interesting(rng)};
 	struct kvm_userspace_memory_region slot = {2, KVM_MEM_LOG_DIRTY_PAGES, VM_LOGGED, 0,
@@ -344,12 +344,13 @@ static void change(struct vm *vm, u64 *rng)
 		soft_kvm_memory_written(vm->fd, VM_CODE, 128);
 		break;
 	case 4:
-		if (!call(vm->vcpu[0], KVM_GET_SREGS2, &s2))
-			call(vm->vcpu[0], KVM_SET_SREGS2, &s2);
+		if (!call(vm->vcpu[cpu], KVM_GET_SREGS2, &s2))
+			call(vm->vcpu[cpu], KVM_SET_SREGS2, &s2);
 		break;
 	case 5:
-		vm->run[0]->kvm_valid_regs = KVM_SYNC_X86_VALID_FIELDS;
-		vm->run[0]->kvm_dirty_regs = vm->run[0]->s.regs.regs.rip ? KVM_SYNC_X86_REGS : 0;
+		vm->run[cpu]->kvm_valid_regs = KVM_SYNC_X86_VALID_FIELDS;
+		vm->run[cpu]->kvm_dirty_regs =
+			vm->run[cpu]->s.regs.regs.rip ? KVM_SYNC_X86_REGS : 0;
 		break;
 	default:
 		break;
@@ -372,7 +373,7 @@ static void run(struct vm *vm, int cpu, const struct vm_header *h, u64 *rng)
 		if (h->flags & VM_INTERRUPTS)
 			interrupt(vm, rng);
 		if (h->flags & VM_CHANGES)
-			change(vm, rng);
+			change(vm, cpu, rng);
 	}
 }
 

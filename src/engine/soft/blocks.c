@@ -373,7 +373,7 @@ static bool fetch_rest(struct build *s, unsigned int have)
 	if (!host)
 		return false;
 	mark_code(vcpu, gpa, rest);
-	memcpy(s->bytes + have, host, rest);
+	guest_copy(s->bytes + have, host, rest);
 	s->block->gpa2 = gpa;
 	return true;
 }
@@ -397,7 +397,7 @@ static enum step build_one(struct build *s)
 	int rc;
 
 	mark_code(vcpu, s->gpa + s->off, have);
-	memcpy(s->bytes, s->host + s->off, have);
+	guest_copy(s->bytes, s->host + s->off, have);
 	rc = decode_insn(d, &insn, s->bytes, have, s->block->mode);
 	if (rc == -EAGAIN) {
 		if (s->off) {

@@ -40,7 +40,7 @@ void exec_unwind(struct kvm_vcpu *vcpu, enum unwind why)
 		vcpu->uop = &uop_between;
 	}
 	cpu->unwind = why;
-	__builtin_longjmp(cpu->raise_buf, 1);
+	unwind_to(cpu->raise_buf);
 }
 
 void raise_exception(struct kvm_vcpu *vcpu, u8 vector)
@@ -281,7 +281,7 @@ static int loop(struct kvm_vcpu *vcpu)
 	struct kvm_vcpu *volatile self = vcpu;
 	int rc;
 
-	if (__builtin_setjmp(((struct cpu *)vcpu->cpu)->raise_buf))
+	if (unwind_here(((struct cpu *)vcpu->cpu)->raise_buf))
 		self->events = true;
 	do
 		rc = one_round(self);

@@ -63,13 +63,14 @@ static int vector_highest(struct kvm_lapic *apic, u32 base)
 
 static bool hw_enabled(const struct kvm_vcpu *vcpu)
 {
-	return vcpu->apic_base & APIC_BASE_ENABLE;
+	return __atomic_load_n(&vcpu->apic_base, __ATOMIC_ACQUIRE) & APIC_BASE_ENABLE;
 }
 
 static bool x2apic_mode(const struct kvm_vcpu *vcpu)
 {
-	return (vcpu->apic_base & (APIC_BASE_ENABLE | APIC_BASE_X2APIC)) ==
-	       (APIC_BASE_ENABLE | APIC_BASE_X2APIC);
+	const u64 both = APIC_BASE_ENABLE | APIC_BASE_X2APIC;
+
+	return (__atomic_load_n(&vcpu->apic_base, __ATOMIC_ACQUIRE) & both) == both;
 }
 
 bool kvm_apic_enabled(struct kvm_vcpu *vcpu)
@@ -564,8 +565,10 @@ void kvm_lapic_reset(struct kvm_vcpu *vcpu, bool init_event)
 
 	apic_timer_reset(apic);
 	if (!init_event)
-		vcpu->apic_base = APIC_DEFAULT_BASE | APIC_BASE_ENABLE |
-				  (kvm_is_bsp(vcpu) ? APIC_BASE_BSP : 0);
+		__atomic_store_n(&vcpu->apic_base,
+				 APIC_DEFAULT_BASE | APIC_BASE_ENABLE |
+					 (kvm_is_bsp(vcpu) ? APIC_BASE_BSP : 0),
+				 __ATOMIC_RELEASE);
 	for (u32 reg = 0; reg < KVM_APIC_REG_SIZE; reg += 0x10)
 		reg_set(apic, reg, 0);
 	for (u32 reg = APIC_LVTT; reg <= APIC_LVTERR; reg += 0x10)

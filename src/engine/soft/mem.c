@@ -103,7 +103,7 @@ static void copy(void *to, const void *from, unsigned int len)
 	if (len == 1 || len == 2 || len == 4 || len == 8)
 		host_store(to, len, host_load(from, len));
 	else
-		memcpy(to, from, len);
+		guest_copy(to, from, len);
 }
 
 static void read_parts(struct kvm_vcpu *vcpu, const struct part *part, int n, u8 *buf)
@@ -201,7 +201,7 @@ void mem_read_bytes(struct kvm_vcpu *vcpu, u64 linear, void *buf, unsigned int l
 	enum tlb_class class = vcpu_mmu(vcpu)->class;
 
 	if (p) {
-		memcpy(buf, p, len);
+		guest_copy(buf, p, len);
 		return;
 	}
 	read_class(vcpu, linear, buf, len, class);
@@ -214,7 +214,7 @@ void mem_write_bytes(struct kvm_vcpu *vcpu, u64 linear, const void *buf, unsigne
 	enum tlb_class class = vcpu_mmu(vcpu)->class;
 
 	if (p) {
-		memcpy(p, buf, len);
+		guest_copy(p, buf, len);
 		return;
 	}
 	write_class(vcpu, linear, buf, len, class);

@@ -127,9 +127,17 @@ static void slot_clear(struct tlb_entry *e, u32 index)
 		__atomic_store_n(&e->tag[i], no_tag(index), __ATOMIC_RELAXED);
 }
 
+/*
+ * Another vCPU may be in protect_in() meanwhile: of each word it sees the old or the new, and takes
+ * a write tag away that is gone anyway. (Each word is one store here; memset() promises no such
+ * thing.)
+ */
 static void tlb_clear(struct tlb *t)
 {
-	memset(t->entry, 0, sizeof(t->entry));
+	void *to = t->entry;
+	size_t words = sizeof(t->entry) / 8;
+
+	asm volatile("rep stosq" : "+D"(to), "+c"(words) : "a"(0UL) : "memory");
 	slot_clear(&t->entry[0], 0);
 }
 

@@ -174,8 +174,9 @@ static inline void *tlb_pointer(const struct kvm_vcpu *vcpu, u64 linear, unsigne
 				enum access access)
 {
 	const struct tlb_entry *e = &vcpu_mmu(vcpu)->tlb->entry[tlb_index(linear)];
+	u64 tag = __atomic_load_n(&e->tag[access], __ATOMIC_RELAXED); /* others clear it */
 
-	return tlb_hit(linear, e->tag[access], size) ? (void *)(linear + e->addend) : NULL;
+	return tlb_hit(linear, tag, size) ? (void *)(linear + e->addend) : NULL;
 }
 
 /* ---- accesses ---- */
@@ -185,11 +186,30 @@ u64 mem_read_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
 void mem_write_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size, u64 value);
 void *mem_rmw_slow(struct kvm_vcpu *vcpu, u64 linear, unsigned int size);
 
-/* Host memory of guest pages: other vCPUs write it meanwhile, so each access is one instruction. */
+/*
+ * Host memory of guest pages: other vCPUs write it meanwhile, so each access is one instruction, by
+ * a volatile pointer. What guests race about is theirs: sanitize_thread.c has the thread sanitizer
+ * look away from volatile accesses, which it can tell apart where they are aligned.
+ */
+#ifdef __SANITIZE_THREAD__
+#define GUEST_TYPE __attribute__((may_alias))
+#else
+#define GUEST_TYPE __attribute__((aligned(1), may_alias))
+#endif
 typedef u8 __attribute__((may_alias)) guest_u8;
-typedef u16 __attribute__((aligned(1), may_alias)) guest_u16;
-typedef u32 __attribute__((aligned(1), may_alias)) guest_u32;
-typedef u64 __attribute__((aligned(1), may_alias)) guest_u64;
+typedef u16 GUEST_TYPE guest_u16;
+typedef u32 GUEST_TYPE guest_u32;
+typedef u64 GUEST_TYPE guest_u64;
+
+/* Bytes of guest pages, in any order. */
+static inline void guest_copy(void *to, const void *from, size_t len)
+{
+#ifdef __SANITIZE_THREAD__
+	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(len) : : "memory");
+#else
+	memcpy(to, from, len);
+#endif
+}
 
 static inline u64 host_load(const void *p, unsigned int size)
 {

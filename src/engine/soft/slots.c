@@ -15,6 +15,7 @@
 #include "base/bits.h"
 #include "base/checked.h"
 #include "engine/soft/arch_int.h"
+#include "engine/soft/mmu.h"
 
 #define MAX_NPAGES ((1ULL << 31) - 1)
 #define MAX_GFN	   (1ULL << (52 - PAGE_SHIFT))
@@ -346,7 +347,7 @@ int kvm_write_guest(struct kvm *kvm, u64 gpa, const void *data, u32 len)
 
 		if (!to)
 			return -EFAULT;
-		memcpy(to, from, n);
+		guest_copy(to, from, n);
 		gpa += n;
 		from += n;
 		len -= n;
@@ -364,7 +365,7 @@ int kvm_read_guest(struct kvm *kvm, u64 gpa, void *data, u32 len)
 
 		if (!from)
 			return -EFAULT;
-		memcpy(to, from, n);
+		guest_copy(to, from, n);
 		gpa += n;
 		to += n;
 		len -= n;

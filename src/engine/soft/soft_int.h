@@ -206,7 +206,7 @@ struct kvm_vcpu {
 
 	/* --- owned by api/chips --- */
 	struct kvm_lapic *apic; /* NULL without an in-kernel LAPIC */
-	u64 apic_base;		/* MSR 0x1b */
+	u64 apic_base;		/* MSR 0x1b; other threads read it, atomically */
 	struct kvm_cpuid_entry2 *cpuid;
 	u32 cpuid_count;
 	u64 guest_features[4];	   /* what the cpu checks often; see guest_features.h */

@@ -267,7 +267,7 @@ static void vcpu_make(struct rig *rig, struct kvm_vcpu *vcpu)
 	vcpu->index = (int)rig->kvm.nr_vcpus;
 	vcpu->run = calloc(3, PAGE_SIZE);
 	vcpu->pio_data = (u8 *)vcpu->run + PAGE_SIZE;
-	vcpu->stat = &rig->stat;
+	vcpu->stat = vcpu == &rig->second ? &rig->second_stat : &rig->stat;
 	vcpu->guest_maxphyaddr_mask = MASK(39, 0);
 	if (interpreter_ops.vcpu_init(vcpu))
 		abort();

@@ -22,7 +22,7 @@ struct rig {
 	struct kvm_vcpu second; /* after rig_add_second() */
 	struct kvm_memory_slot slot;
 	struct kvm_memory_slot high; /* the upper half of the RAM again, at RIG_HIGH */
-	struct vcpu_stat stat;
+	struct vcpu_stat stat, second_stat;
 	u8 *ram;
 	int interrupt; /* vector to be acknowledged, or -1 */
 	u64 port_reads, port_writes;

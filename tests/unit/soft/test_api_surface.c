@@ -535,10 +535,11 @@ static void test_msr_filter(void **state)
 static void test_denied_msr(void **state)
 {
 	struct api_rig *rig = *state;
-	u8 bits = 0;
-	struct kvm_msr_filter f = {
-		.ranges[0] = {
-			.flags = KVM_MSR_FILTER_READ, .nmsrs = 1, .base = 0x174, .bitmap = &bits}};
+	u64 bits = 0;
+	struct kvm_msr_filter f = {.ranges[0] = {.flags = KVM_MSR_FILTER_READ,
+						 .nmsrs = 1,
+						 .base = 0x174,
+						 .bitmap = (u8 *)&bits}};
 	struct kvm_sregs sregs;
 	/* mov ecx, 0x174; wrmsr; rdmsr; hlt */
 	static const u8 code[] = {0x66, 0xb9, 0x74, 1, 0, 0, 0x0f, 0x30, 0x0f, 0x32, 0xf4};
