@@ -16,7 +16,6 @@
 
 #include "base/endian.h"
 #include "base/hash.h"
-#include "base/iov.h"
 #include "base/log.h"
 #include "virtio/virtq.h"
 
@@ -682,157 +681,6 @@ static void state_moves(void **state)
 	}
 }
 
-/* ---- split and packed agree ---- */
-
-struct shape {
-	u32 n;
-	struct {
-		u64 addr;
-		u32 len;
-		bool write;
-	} buf[6];
-	bool indirect;
-};
-
-static struct shape random_shape(u64 *seed)
-{
-	struct shape s = {0};
-	u32 out;
-
-	*seed = hash_u64(*seed + 1);
-	s.n = 1 + *seed % 6;
-	out = *seed / 8 % (s.n + 1);
-	s.indirect = *seed & 1 << 20;
-	for (u32 i = 0; i < s.n; i++) {
-		*seed = hash_u64(*seed + 1);
-		s.buf[i].addr = BUF + *seed % 0x10000;
-		s.buf[i].len = 1 + (u32)(*seed / 0x10000 % 3000);
-		s.buf[i].write = i >= out;
-		if (*seed >> 40 & 1) /* the last bytes of a region of RAM */
-			s.buf[i].addr = RAM - s.buf[i].len;
-	}
-	return s;
-}
-
-static void add_split(const struct shape *s, u16 head, u64 table, u16 idx)
-{
-	for (u16 i = 0; i < s->n; i++) {
-		u16 flags = (s->buf[i].write ? VRING_DESC_F_WRITE : 0) |
-			    (i + 1u < s->n ? VRING_DESC_F_NEXT : 0);
-
-		if (s->indirect)
-			put(table + 16u * i, s->buf[i].addr, s->buf[i].len, flags, i + 1);
-		else
-			desc((u16)(head + i), s->buf[i].addr, s->buf[i].len, flags,
-			     (u16)(head + i + 1));
-	}
-	if (s->indirect)
-		desc(head, table, 16 * s->n, VRING_DESC_F_INDIRECT, 0);
-	make_avail(idx, head, (u16)(idx + 1));
-}
-
-static u32 add_packed(const struct shape *s, u16 id, u64 table, u32 place)
-{
-	u32 n = s->indirect ? 1 : s->n;
-
-	for (u32 i = 0; i < s->n; i++) {
-		bool wrap = !((place + i) / SIZE & 1);
-		u16 flags = s->buf[i].write ? VRING_DESC_F_WRITE : 0;
-
-		if (s->indirect)
-			put(table + 16 * i, s->buf[i].addr, s->buf[i].len, 0, flags);
-		else
-			put(DESC + 16 * ((place + i) % SIZE), s->buf[i].addr, s->buf[i].len, id,
-			    flags | (i + 1 < s->n ? VRING_DESC_F_NEXT : 0) |
-				    (wrap ? AVAIL_BIT : USED_BIT));
-	}
-	if (s->indirect)
-		put(DESC + 16 * (place % SIZE), table, 16 * n * s->n, id,
-		    VRING_DESC_F_INDIRECT | (!(place / SIZE & 1) ? AVAIL_BIT : USED_BIT));
-	return n;
-}
-
-static void check_shape(const struct shape *s, const struct virtq_chain *c)
-{
-	u32 out = 0, in = 0;
-
-	assert_non_null(c);
-	for (u32 i = 0; i < s->n; i++) {
-		const struct iovec *v = s->buf[i].write ? &c->in[in++] : &c->out[out++];
-
-		assert_ptr_equal(v->iov_base, at(s->buf[i].addr));
-		assert_int_equal(v->iov_len, s->buf[i].len);
-	}
-	assert_int_equal(c->nout, out);
-	assert_int_equal(c->nin, in);
-	assert_int_equal(c->out_len, iov_length(c->out, c->nout));
-	assert_int_equal(c->in_len, iov_length(c->in, c->nin));
-}
-
-/* Random chains, a few at a time, given back in random order: both layouts yield the same chains
- * and return the same ids and lengths. */
-static void layouts_agree(void **state)
-{
-	for (u64 run = 0; run < 300; run++) {
-		u64 seed = hash_u64(run);
-		u16 split_idx = 0;
-		u32 place = 0, used_place = 0;
-
-		for (int packed = 0; packed < 2; packed++) {
-			u64 s = seed;
-
-			setup_mode(VIRTQ_INDIRECT | (packed ? VIRTQ_PACKED : 0), SIZE);
-			for (int round = 0; round < 30; round++) {
-				struct shape shape[2];
-				struct virtq_chain *c[2];
-				u32 len[2], slots[2];
-				bool swap;
-
-				for (u16 k = 0; k < 2; k++) {
-					shape[k] = random_shape(&s);
-					if (packed) {
-						slots[k] = add_packed(&shape[k], k * 8,
-								      TABLE + 0x100 * k, place);
-						place += slots[k];
-					} else {
-						add_split(&shape[k], k * 8, TABLE + 0x100 * k,
-							  split_idx++);
-					}
-				}
-				for (int k = 0; k < 2; k++) {
-					c[k] = virtq_pop(&vq);
-					check_shape(&shape[k], c[k]);
-					assert_int_equal(c[k]->id, k * 8);
-					len[k] = c[k]->in_len ? (u32)(s >> 7) % (c[k]->in_len + 1)
-							      : 0;
-				}
-				assert_null(virtq_pop(&vq));
-				swap = s >> 5 & 1;
-				for (int k = 0; k < 2; k++)
-					virtq_push(&vq, c[k ^ swap], len[k ^ swap]);
-				virtq_flush(&vq);
-				for (int k = 0; k < 2; k++) {
-					int which = k ^ swap;
-					u8 *p = at(DESC + 16 * (used_place % SIZE));
-
-					if (packed) {
-						assert_int_equal(load_le16(p + 12), which * 8);
-						assert_int_equal(load_le32(p + 8), len[which]);
-						used_place += slots[which];
-					} else {
-						u16 i = (u16)(2 * round + k);
-
-						assert_int_equal(used_id(i), which * 8);
-						assert_int_equal(used_len(i), len[which]);
-					}
-				}
-				assert_int_equal(virtq_inuse(&vq), 0);
-				assert_int_equal(breaks, 0);
-			}
-		}
-	}
-}
-
 /* Rings of noise: whatever comes out lies in RAM, and everything ends. */
 static void noise_is_survived(void **state)
 {
@@ -904,7 +752,6 @@ int main(void)
 		cmocka_unit_test(kicks_are_asked_for),
 		cmocka_unit_test(stopped_queues_rest),
 		cmocka_unit_test(state_moves),
-		cmocka_unit_test(layouts_agree),
 		cmocka_unit_test(noise_is_survived),
 	};
 
