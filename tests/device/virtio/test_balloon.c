@@ -130,6 +130,37 @@ static void statistics_are_read(void **state)
 	}
 }
 
+/* Two buffers for statistics at once: the second waits for its turn. */
+static void statistics_come_one_by_one(void **state)
+{
+	const struct driver_buf buf = {PFNS, 10, false};
+	struct virtio_balloon_statistics stats;
+	int first, second, id;
+	u32 len;
+
+	driver_open(&d, &driver_modes[0], &virtio_balloon, NULL);
+	driver_start(&d, VIRTIO_F(VIRTIO_BALLOON_F_STATS_VQ), 3);
+	first = driver_add(&d.queue[2], &buf, 1);
+	second = driver_add(&d.queue[2], &buf, 1);
+	for (int i = 0; i < 3; i++) {
+		driver_kick(&d.queue[2]);
+		harness_settle(d.h);
+	}
+	assert_int_equal(virtq_inuse(&d.virtio->queue[2].vq), 1);
+	bus_lock(d.h->bus);
+	virtio_balloon_get_stats(d.virtio, &stats);
+	bus_unlock(d.h->bus);
+	assert_int_equal(driver_wait(&d.queue[2], first), 0);
+	assert_false(driver_take(&d.queue[2], &id, &len));
+	driver_kick(&d.queue[2]);
+	harness_settle(d.h);
+	bus_lock(d.h->bus);
+	virtio_balloon_get_stats(d.virtio, &stats);
+	bus_unlock(d.h->bus);
+	assert_int_equal(driver_wait(&d.queue[2], second), 0);
+	driver_close(&d);
+}
+
 /* 5.5.6.7, and 5.5.2: the queue's index when the others were not negotiated. */
 static void free_pages_are_reported(void **state)
 {
@@ -164,6 +195,7 @@ int main(void)
 		cmocka_unit_test(pages_are_discarded),
 		cmocka_unit_test(target_is_told),
 		cmocka_unit_test(statistics_are_read),
+		cmocka_unit_test(statistics_come_one_by_one),
 		cmocka_unit_test(free_pages_are_reported),
 	};
 

@@ -190,8 +190,11 @@ static void bad_requests_fail_alone(void **state)
 	*(u8 *)driver_ptr(&d, STATUS) = 0xee;
 	driver_do(&d.queue[0], bufs, 2);
 	assert_int_equal(*(u8 *)driver_ptr(&d, STATUS), VIRTIO_BLK_S_IOERR);
-	/* Nowhere to put the status: comes back with length 0. */
+	/* Nowhere to put the status: comes back with length 0, and what was to be read is as it
+	 * was. */
+	memset(driver_ptr(&d, HEADER), 0xee, 8);
 	assert_int_equal(driver_do(&d.queue[0], bufs, 1), 0);
+	assert_int_equal(load_le64(driver_ptr(&d, HEADER)), 0xeeeeeeeeeeeeeeee);
 	/* A failed read reports no byte as written beyond what was. */
 	bufs[0] = (struct driver_buf){HEADER, 16, false};
 	bufs[1] = (struct driver_buf){DATA, 512, true};
@@ -261,7 +264,9 @@ static void ranges_are_zeroed(void **state)
 	assert_int_equal(ranges(VIRTIO_BLK_T_WRITE_ZEROES, huge, 1), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(ranges(VIRTIO_BLK_T_DISCARD, wrap, 1), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(ranges(VIRTIO_BLK_T_DISCARD, empty, 1), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(ranges(VIRTIO_BLK_T_DISCARD, discard, 1), 0);
 	assert_int_equal(request(VIRTIO_BLK_T_DISCARD, 0, 17, 1), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(request(VIRTIO_BLK_T_DISCARD, 0, 15, 1), VIRTIO_BLK_S_IOERR);
 	assert_int_equal(request(VIRTIO_BLK_T_DISCARD, 0, 16 * 17, 1), VIRTIO_BLK_S_IOERR);
 	close_device();
 }

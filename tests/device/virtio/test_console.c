@@ -177,6 +177,14 @@ static void ports_are_announced(void **state)
 		tell(77, VIRTIO_CONSOLE_PORT_READY, 1);
 		tell(0xffffffff, VIRTIO_CONSOLE_PORT_OPEN, 1);
 		tell(0, 99, 1);
+		/* A message in part is none, whatever the one before it said. */
+		tell(0, VIRTIO_CONSOLE_PORT_OPEN, 1);
+		{
+			const struct driver_buf part = {MSG, 6, false};
+
+			store_le32(driver_ptr(&d, MSG), 1);
+			driver_do(&d.queue[3], &part, 1);
+		}
 		/* Data waits until the guest opens the port. */
 		assert_int_equal(write(chr[1].fd, "data", 4), 4);
 		id = give(4, RX, 16);
@@ -214,6 +222,20 @@ static void ports_are_added_once(void **state)
 	close_console(2);
 }
 
+/* Input into a buffer that cannot be written: the driver broke the rules (5.3.6.1). */
+static void unwritable_input_is_refused(void **state)
+{
+	const struct driver_buf buf = {RX, 16, false};
+
+	open_console(&driver_modes[1], 1);
+	driver_start(&d, 0, 2);
+	driver_add(&d.queue[0], &buf, 1);
+	driver_kick(&d.queue[0]);
+	assert_int_equal(write(chr[0].fd, "x", 1), 1);
+	assert_true(driver_needs_reset(&d));
+	close_console(1);
+}
+
 /* Control messages of any length and content: answered with nothing, and the rest goes on. */
 static void messages_of_noise(void **state)
 {
@@ -247,6 +269,7 @@ int main(void)
 		cmocka_unit_test(configuration),
 		cmocka_unit_test(ports_are_announced),
 		cmocka_unit_test(ports_are_added_once),
+		cmocka_unit_test(unwritable_input_is_refused),
 		cmocka_unit_test(messages_of_noise),
 	};
 

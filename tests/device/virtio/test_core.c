@@ -3,10 +3,13 @@
 #define _GNU_SOURCE
 #include "device/virtio/driver.h"
 
+#include <errno.h>
 #include <linux/pci_regs.h>
+#include <linux/virtio_balloon.h>
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -336,8 +339,9 @@ static void window(u8 bar, u32 offset, u32 length)
 /* 4.1.4.9: the structures through configuration space, and nothing else through it. */
 static void window_reaches_the_structures(void **state)
 {
-	static const u32 bad[][3] = {{4, 20, 3},  {4, 20, 0}, {4, 21, 2},  {4, 0x4000, 1},
-				     {4, ~0u, 1}, {7, 20, 1}, {255, 0, 1}, {1, 0, 4}};
+	static const u32 bad[][3] = {{4, 20, 3}, {4, 18, 3},	 {4, 20, 0},
+				     {4, 21, 2}, {4, 0x4000, 1}, {4, ~0u, 1},
+				     {7, 20, 1}, {255, 0, 1},	 {1, 0, 4}};
 	u8 cap;
 
 	driver_open(&d, &driver_modes[0], &virtio_rng, NULL);
@@ -354,6 +358,7 @@ static void window_reaches_the_structures(void **state)
 		harness_config_read(d.h, d.devfn, cap + 16, 4);
 	}
 	assert_int_equal(driver_status(&d), 3);
+	assert_int_equal(common(VIRTIO_PCI_COMMON_Q_SELECT, 2), 0);
 	/* A doorbell through it. */
 	driver_start(&d, 0, 1);
 	add_buffer(0, 8);
@@ -501,17 +506,33 @@ static void doorbells_follow_the_bars(void **state)
 	driver_close(&d);
 }
 
-/* 2.9.3, 4.1.5.2: NOTIFICATION_DATA: 32 bits, queue and place. */
+/* 2.9.3, 4.1.5.2: NOTIFICATION_DATA: 32 bits, the queue, and the place or index that comes next,
+ * round after round. It is a hint: one that lies does no harm, nor does a doorbell of the old
+ * width. */
 static void notification_data(void **state)
 {
-	for (size_t m = 0; m < 4; m++) {
+	u64 seed = 5;
+
+	for (size_t m = 0; m < 5; m++) {
 		driver_open(&d, &driver_modes[m], &virtio_rng, NULL);
 		driver_start(&d, VIRTIO_F(VIRTIO_F_NOTIF_DATA), 1);
-		add_buffer(0, 8);
-		if (!d.mode->packed)
-			store_le16(driver_ptr(&d, d.queue[0].avail + 2), 1);
-		harness_write(d.h, d.notify, 4, 1u << 16 | 1u << 31);
-		assert_true(answered(0));
+		for (int i = 0; i < 300; i++) {
+			struct driver_queue *q = &d.queue[0];
+			u32 next;
+
+			add_buffer(0, 8);
+			if (!d.mode->packed)
+				store_le16(driver_ptr(&d, q->avail + 2), q->avail_idx);
+			next = d.mode->packed ? (u32)(q->next | (q->wrap ? 0x8000 : 0))
+					      : q->avail_idx;
+			if (harness_random(&seed) % 4 == 0)
+				next = (u32)harness_random(&seed) & 0xffff;
+			if (d.mode->transport == DRIVER_PCI_PORTS)
+				harness_out(d.h, (u16)d.ports, 4, next << 16);
+			else
+				harness_write(d.h, d.notify, i % 7 ? 4 : 2, next << 16);
+			assert_true(answered(0));
+		}
 		driver_close(&d);
 	}
 }
@@ -717,6 +738,123 @@ static void driver_features_are_shown(void **state)
 	driver_close(&d);
 }
 
+/* 2.1.2, 3.1.1: no DRIVER_OK without FEATURES_OK; DEVICE_NEEDS_RESET is the device's to set. */
+static void status_bits_have_their_order(void **state)
+{
+	for (size_t m = 0; m < 9; m += 5) {
+		driver_open(&d, &driver_modes[m], &virtio_rng, NULL);
+		driver_set_status(&d, 3);
+		driver_set_features(&d, VIRTIO_F(VIRTIO_F_VERSION_1));
+		driver_set_status(&d, 7);
+		assert_int_equal(driver_status(&d), 3);
+		driver_set_status(&d, 0x43);
+		assert_int_equal(driver_status(&d), 3);
+		driver_set_status(&d, 0x83); /* the driver has given up */
+		assert_int_equal(driver_status(&d), 0x83);
+		driver_set_status(&d, 0);
+		assert_int_equal(driver_status(&d), 0);
+		driver_close(&d);
+	}
+}
+
+static void reset_queue(void)
+{
+	if (d.mode->transport == DRIVER_MMIO) {
+		set_common(VIRTIO_MMIO_QUEUE_SEL, 4, 0);
+		set_common(0x0c0, 4, 1);
+	} else {
+		set_common(VIRTIO_PCI_COMMON_Q_SELECT, 2, 0);
+		set_common(VIRTIO_PCI_COMMON_Q_RESET, 2, 1);
+	}
+}
+
+/* Bug 8, and 2.6.1: no size past what the device said; no reset of a queue that was not negotiated;
+ * and one that was does not bring a broken device back. */
+static void queues_are_bounded(void **state)
+{
+	for (size_t m = 0; m < 9; m++) {
+		bool mmio = driver_modes[m].transport == DRIVER_MMIO;
+		struct driver_buf bad = {~0ULL - 100, 16, true};
+
+		driver_open(&d, &driver_modes[m], &virtio_rng, NULL);
+		driver_set_status(&d, 3);
+		for (u32 size = 0; size < 70000; size = size ? 2 * size : 128) {
+			set_common(mmio ? VIRTIO_MMIO_QUEUE_NUM : VIRTIO_PCI_COMMON_Q_SIZE,
+				   mmio ? 4 : 2, size);
+			assert_int_equal(d.virtio->queue[0].vq.size, 64);
+		}
+		driver_start(&d, 0, 1);
+		reset_queue();
+		add_buffer(0, 8);
+		driver_kick(&d.queue[0]);
+		assert_true(answered(0));
+		driver_start(&d, VIRTIO_F(VIRTIO_F_RING_RESET), 1);
+		driver_add(&d.queue[0], &bad, 1);
+		driver_kick(&d.queue[0]);
+		assert_true(driver_needs_reset(&d));
+		reset_queue();
+		driver_setup_queue(&d, 0, 0);
+		add_buffer(0, 8);
+		driver_kick(&d.queue[0]);
+		assert_false(answered(0));
+		driver_close(&d);
+	}
+}
+
+/* Registers are 32 bits wide on MMIO (4.2.2.2), and the configuration has an end: nothing is read
+ * or written past it. */
+static void accesses_have_bounds(void **state)
+{
+	for (size_t m = 0; m < 9; m += 5) {
+		u32 end = driver_modes[m].transport == DRIVER_MMIO ? 0xf8 : 0xff8;
+
+		driver_open(&d, &driver_modes[m], &virtio_balloon, NULL);
+		driver_start(&d, VIRTIO_F(VIRTIO_BALLOON_F_PAGE_POISON), 2);
+		if (driver_modes[m].transport == DRIVER_MMIO) {
+			assert_int_equal(common(VIRTIO_MMIO_MAGIC_VALUE, 2), 0);
+			assert_int_equal(common(VIRTIO_MMIO_DEVICE_ID, 1), 0);
+			set_common(VIRTIO_MMIO_STATUS, 1, 0);
+			assert_int_equal(driver_status(&d), 15);
+		}
+		for (u32 at = 16; at < end; at += 4) {
+			driver_set_config(&d, at, 4, ~0u);
+			assert_int_equal(driver_config(&d, at, 4), 0);
+		}
+		driver_set_config(&d, 14, 4, ~0u); /* half of it would be past the end */
+		assert_int_equal(driver_config(&d, 12, 4), 0);
+		assert_int_equal(driver_config(&d, 14, 4), 0);
+		driver_close(&d);
+	}
+}
+
+/* What a broken or forged file says of features and lengths is not believed. */
+static void forged_state_is_refused(void **state)
+{
+	struct virtio_saved *saved = calloc(1, sizeof(*saved));
+	struct err err;
+
+	assert_non_null(saved);
+	driver_open(&d, &driver_modes[0], &virtio_rng, NULL);
+	driver_start(&d, 0, 1);
+	bus_lock(d.h->bus);
+	assert_int_equal(virtio_device_save(d.virtio, saved), 0);
+	for (int i = 0; i < 4; i++) {
+		struct virtio_saved forged = *saved;
+
+		if (i == 0)
+			forged.features |= VIRTIO_F(50);
+		if (i == 1)
+			forged.device_len = 0x7fffffff;
+		if (i == 2)
+			forged.queue[0].vq.size = 1024;
+		d.device->class->reset(d.device);
+		assert_int_equal(virtio_device_load(d.virtio, &forged, &err), i == 3 ? 0 : -EINVAL);
+	}
+	bus_unlock(d.h->bus);
+	free(saved);
+	driver_close(&d);
+}
+
 /* Random accesses to every register of the modern, the old and the MMIO layout. */
 static void registers_survive_noise(void **state)
 {
@@ -769,6 +907,10 @@ int main(void)
 		cmocka_unit_test(doorbells_have_room),
 		cmocka_unit_test(mmio_registers),
 		cmocka_unit_test(driver_features_are_shown),
+		cmocka_unit_test(status_bits_have_their_order),
+		cmocka_unit_test(queues_are_bounded),
+		cmocka_unit_test(accesses_have_bounds),
+		cmocka_unit_test(forged_state_is_refused),
 		cmocka_unit_test(registers_survive_noise),
 	};
 

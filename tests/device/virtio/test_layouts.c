@@ -29,6 +29,7 @@
 #define MAX_SIZE  64
 #define MAX_BUFS  6
 #define TABLES	  0x20000 /* of each layout: 0x4000 */
+#define STALE	  99
 #define AVAIL_BIT (1 << VRING_PACKED_DESC_F_AVAIL)
 #define USED_BIT  (1 << VRING_PACKED_DESC_F_USED)
 
@@ -334,16 +335,18 @@ static void step_unpop(void)
 	given_popped--;
 }
 
-/* The driver's wish for the batch that comes: an interrupt when its j-th is used. */
+/* The driver's wish for the batch that comes: an interrupt when its j-th is used; or when the one
+ * before it was, which has been. */
 static void ask_for_signal(struct side *s, u32 mode, const u32 *batch, u32 n, u32 j, bool off)
 {
 	u8 *area = at(driver_area(s));
-	u32 place = s->used_place + (j > n ? j - n : 0);
+	bool stale = j == STALE;
+	u32 place = s->used_place + (stale ? -1u : j > n ? j - n : 0);
 
-	for (u32 i = 0; i < n && i < j; i++)
+	for (u32 i = 0; i < n && i < j && !stale; i++)
 		place += s->slots[batch[i]];
 	/* Further ahead than the ring is long it would be a place of the round before. */
-	place = min(place, s->used_place + s->size);
+	place = stale ? place : min(place, s->used_place + s->size);
 	if (s->packed) {
 		bool wrap = !(place / s->size & 1);
 
@@ -354,7 +357,7 @@ static void ask_for_signal(struct side *s, u32 mode, const u32 *batch, u32 n, u3
 		return;
 	}
 	store_le16(area, off ? VRING_AVAIL_F_NO_INTERRUPT : 0);
-	store_le16(area + 4 + 2u * s->size, (u16)(s->used_idx + j));
+	store_le16(area + 4 + 2u * s->size, (u16)(s->used_idx + (stale ? -1u : j)));
 }
 
 static void give_back(struct side *s, u16 id, u32 number)
@@ -438,7 +441,7 @@ static void step_push(u32 mode)
 		pushed[n++] = number;
 	}
 	out = n ? expected_batch(mode, pushed, n, batch) : 0;
-	j = roll(out + 2);
+	j = roll(6) || !sides[1].used_place ? roll(out + 2) : STALE;
 	expect = out && (mode & VIRTQ_EVENT_IDX ? j < out : !off);
 	for (int k = 0; k < 2; k++) {
 		struct side *s = &sides[k];

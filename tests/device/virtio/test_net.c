@@ -305,9 +305,11 @@ static void bad_headers_are_dropped(void **state)
 		{0, 0, 0, 0, 0xffff, 0xffff, true},
 		{0xfe, 0, 0, 0, 0xffff, 0xffff, true},
 	};
-	u32 good = 0;
+	struct net_card_device *card;
+	u32 good = 0, bad = 0;
 
 	open_card(&driver_modes[1], 1, 0);
+	card = (struct net_card_device *)(void *)d.virtio;
 	driver_start(&d, VIRTIO_F(VIRTIO_NET_F_CSUM) | VIRTIO_F(VIRTIO_NET_F_HOST_TSO4), 2);
 	memset(&far.offload, 0xff, sizeof(far.offload));
 	for (size_t i = 0; i < ARRAY_SIZE(h); i++) {
@@ -324,8 +326,12 @@ static void bad_headers_are_dropped(void **state)
 		driver_do(&d.queue[1], &buf, 1);
 		harness_settle(d.h);
 		good += h[i].good;
+		bad += !h[i].good;
+		assert_int_equal(card->pair[0].malformed,
+				 bad); /* here, whatever the link would do */
 		if (far.received != good)
 			fail_msg("header %zu was %s", i, h[i].good ? "dropped" : "passed on");
+		assert_true(!h[i].good || far.offload.hdr_len <= 100);
 	}
 	assert_int_equal(far.offload.flags, 0);
 	/* Too short for a header, for a frame; and too long. */
@@ -333,11 +339,13 @@ static void bad_headers_are_dropped(void **state)
 		const struct driver_buf buf = {TX_BUF, len, false};
 
 		driver_do(&d.queue[1], &buf, 1);
+		assert_int_equal(card->pair[0].malformed, ++bad);
 	}
 	{
 		const struct driver_buf buf = {TX_BUF, 0x20000, false};
 
 		driver_do(&d.queue[1], &buf, 1);
+		assert_int_equal(card->pair[0].malformed, ++bad);
 	}
 	harness_settle(d.h);
 	assert_int_equal(far.received, good);
@@ -365,6 +373,11 @@ static void offloads_follow_the_features(void **state)
 	driver_kick(&d.queue[0]);
 	far_send(200, 3, &tso);
 	assert_false(driver_take(&d.queue[0], &none, &len));
+	/* Nor from a link that does not keep to what it was told. */
+	net_set_receive_offloads(ends[0], NET_CSUM | NET_TSO4);
+	far_send(200, 3, &tso);
+	assert_false(driver_take(&d.queue[0], &none, &len));
+	net_set_receive_offloads(ends[0], 0);
 	far_send(200, 3, &csum);
 	assert_int_equal(driver_wait(&d.queue[0], id), 212);
 	p = driver_ptr(&d, RX_BUF);
@@ -526,12 +539,37 @@ static void filter_is_the_drivers(void **state)
 	assert_int_equal(control(2, 1, 0, table, sizeof(table)), 1);
 	store_le32(table, 0xffffffff);
 	assert_int_equal(control(2, 1, 0, table, sizeof(table)), 1);
+	for (u32 n = 2; n < 20; n++) { /* more than are there, if not more than bytes */
+		store_le32(table, n);
+		assert_int_equal(control(2, 1, 0, table, sizeof(table)), 1);
+	}
 	assert_true(arrives(other)); /* as before */
 	assert_int_equal(control(2, 1, 1, other, 6), 0);
 	assert_int_equal(driver_config(&d, 5, 1), 9);
 	assert_int_equal(control(2, 1, 1, other, 5), 1);
 	assert_int_equal(control(2, 77, 0, &on, 1), 1);
 	assert_int_equal(control(2, 4, 0, "\2", 2), 1); /* MQ was not negotiated */
+	close_card();
+}
+
+/* 5.1.6.5.2: more addresses than the table holds are legal, and mean all of that kind. */
+static void long_tables_mean_all(void **state)
+{
+	static const u8 other[6] = {2, 9, 9, 9, 9, 9}, multi[6] = {1, 0, 0x5e, 0, 0, 1};
+	static u8 table[4 + 6 * 1000 + 4];
+
+	open_card(&driver_modes[1], 1, 0);
+	driver_start(&d, VIRTIO_F(VIRTIO_NET_F_CTRL_VQ) | VIRTIO_F(VIRTIO_NET_F_CTRL_RX), 3);
+	assert_int_equal(control(2, 0, 0, "\0", 1), 0);
+	for (u32 n = 60; n <= 1000; n += 235) {
+		memset(table, 0, sizeof(table));
+		store_le32(table, n);
+		for (u32 i = 0; i < n; i++)
+			store_le32(table + 4 + 6 * i, 2 + (i << 8));
+		assert_int_equal(control(2, 1, 0, table, 4 + 6 * n + 4), 0);
+		assert_int_equal(arrives(other), n > 64);
+		assert_false(arrives(multi));
+	}
 	close_card();
 }
 
@@ -755,6 +793,7 @@ static void announce_and_offloads(void **state)
 static void commands_of_noise(void **state)
 {
 	const struct driver_buf no_room[] = {{CTRL, 2, false}, {CTRL + 16, 1, false}};
+	const struct driver_buf half[] = {{CTRL, 1, false}, {CTRL + 0x8000, 1, true}};
 	const struct driver_buf giant[] = {{CTRL, 0x8000, false}, {CTRL + 0x9000, 1, true}};
 	u64 seed = 11;
 	u8 data[64];
@@ -781,6 +820,9 @@ static void commands_of_noise(void **state)
 				assert_true(ack == VIRTIO_NET_OK || ack == VIRTIO_NET_ERR);
 			}
 	assert_int_equal(driver_do(&d.queue[6], no_room, 2), 0); /* nowhere to answer */
+	assert_int_equal(control(6, VIRTIO_NET_CTRL_ANNOUNCE, 0, NULL, 1), 0);
+	driver_do(&d.queue[6], half, 2); /* a class, and no command */
+	assert_int_equal(*(u8 *)driver_ptr(&d, CTRL + 0x8000), VIRTIO_NET_ERR);
 	*(u8 *)driver_ptr(&d, CTRL + 0x9000) = 0xee;
 	assert_int_equal(driver_do(&d.queue[6], giant, 2), 1);
 	assert_int_equal(*(u8 *)driver_ptr(&d, CTRL + 0x9000), VIRTIO_NET_ERR);
@@ -804,6 +846,7 @@ int main(void)
 		cmocka_unit_test(offloads_follow_the_features),
 		cmocka_unit_test(features_must_be_consistent),
 		cmocka_unit_test(filter_is_the_drivers),
+		cmocka_unit_test(long_tables_mean_all),
 		cmocka_unit_test(pairs_are_the_drivers),
 		cmocka_unit_test(frames_keep_to_active_pairs),
 		cmocka_unit_test(link_is_told),

@@ -403,6 +403,15 @@ static void breaking_is_told_once(void **state)
 	assert_int_equal(breaks, 1);
 	assert_string_equal(reason, "first");
 	assert_null(virtq_pop(&vq));
+	/* And what was pushed before stays unseen. */
+	setup_mode(0, SIZE);
+	desc(0, BUF, 10, VRING_DESC_F_WRITE, 0);
+	make_avail(0, 0, 1);
+	virtq_push(&vq, virtq_pop(&vq), 10);
+	virtq_break(&vq, "in between");
+	virtq_flush(&vq);
+	assert_int_equal(used_idx(), 0);
+	assert_int_equal(signals, 0);
 }
 
 static void length_is_not_overstated(void **state) /* bug 10: 2.7.8.2 */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@ static struct driver d;
 static char dir[64], path[96];
 static int rx_slot[1024]; /* by id: which buffer */
 static u32 fwd;		  /* what the guest's program has taken */
+static int held[1100];	  /* sockets of the host */
 
 struct packet {
 	u32 src_port, dst_port, len, flags, buf_alloc, fwd_cnt;
@@ -308,6 +310,8 @@ static void strangers_are_reset(void **state)
 	{ /* shorter than a header */
 		const struct driver_buf buf = {TX, 43, false};
 
+		store_le64(driver_ptr(&d, TX), CID);
+
 		driver_do(&d.queue[1], &buf, 1);
 		assert_false(receive(&p));
 	}
@@ -346,6 +350,60 @@ static void credit_is_enforced(void **state)
 	close_socket();
 }
 
+/* More connections than we keep: the guest is told that there is no room, and loses none that it
+ * has. */
+static void connections_are_bounded(void **state)
+{
+	struct rlimit limit = {8192, 8192};
+	struct packet p;
+	u32 n = 0;
+	int listener;
+	char name[128];
+
+	if (setrlimit(RLIMIT_NOFILE, &limit)) {
+		print_message("no more descriptors here\n");
+		return;
+	}
+	open_socket(&driver_modes[0]);
+	listener = host_socket(true, "_1");
+	do {
+		int fd;
+
+		send_op(++n, 1, VIRTIO_VSOCK_OP_REQUEST, 0, 0);
+		assert_true(receive(&p));
+		fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		assert_true(fd >= 0 || p.op == VIRTIO_VSOCK_OP_RST);
+		if (fd >= 0)
+			held[n] = fd;
+	} while (p.op == VIRTIO_VSOCK_OP_RESPONSE && n < ARRAY_SIZE(held) - 1);
+	assert_int_equal(p.op, VIRTIO_VSOCK_OP_RST);
+	assert_int_equal(n, 1025);
+	send_op(7, 1, VIRTIO_VSOCK_OP_RW, 0, 16);
+	assert_int_equal(read(held[7], &p, sizeof(p)), 16);
+	for (u32 i = 1; i <= n; i++)
+		close(held[i]);
+	close(listener);
+	snprintf(name, sizeof(name), "%s_1", path);
+	unlink(name);
+	close_socket();
+}
+
+/* 5.10.6.4: a buffer for packets that holds no more than a header, or not even that. */
+static void tiny_buffers_are_refused(void **state)
+{
+	for (u32 len = 1; len <= 44; len += 43) {
+		const struct driver_buf buf = {RX, len, true};
+
+		open_socket(&driver_modes[1]);
+		driver_start(&d, 0, 3);
+		driver_add(&d.queue[0], &buf, 1);
+		driver_kick(&d.queue[0]);
+		send_op(1, 2, VIRTIO_VSOCK_OP_REQUEST, 0, 0);
+		assert_true(driver_needs_reset(&d));
+		close_socket();
+	}
+}
+
 /* A reset of the device ends the connections. */
 static void reset_closes(void **state)
 {
@@ -380,6 +438,7 @@ static void reserved_addresses_are_refused(void **state)
 	struct virtio_device *dev = NULL;
 	struct err err;
 
+	unlink("/tmp/bothy-never");
 	driver_open_bus(&d, &driver_modes[0]);
 	for (size_t i = 0; i < ARRAY_SIZE(bad) + 1; i++) {
 		char longest[200];
@@ -406,6 +465,8 @@ int main(void)
 		cmocka_unit_test(strangers_are_reset),
 		cmocka_unit_test(credit_is_enforced),
 		cmocka_unit_test(reset_closes),
+		cmocka_unit_test(connections_are_bounded),
+		cmocka_unit_test(tiny_buffers_are_refused),
 		cmocka_unit_test(reserved_addresses_are_refused),
 	};
 
