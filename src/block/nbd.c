@@ -11,329 +11,42 @@
  *
  * The server is not trusted: lengths are limited and sizes judged.
  */
-#define _GNU_SOURCE
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "base/bits.h"
 #include "base/checked.h"
 #include "base/endian.h"
 #include "base/iov.h"
 #include "base/log.h"
-#include "block/block_int.h"
-#include "block/nbd_int.h"
+#include "block/nbd_client_int.h"
 #include "os/file.h"
 
-#define MAX_REPLIES 256 /* to one option */
-#define WINDOW	    64
-#define MAX_STEP    (4 * MiB)
-
-struct pending {
-	struct list link;
-	u64 cookie;
-	struct iovec *iov; /* reads */
-	size_t niov;
-	int result;
-	bool done;
-};
-
-struct nbd {
-	struct block block;
-	int fd;
-	u16 flags;
-	pthread_mutex_t send_lock, lock;
-	pthread_cond_t changed;
-	struct list waiting;
-	u64 next_cookie;
-	bool reading, dead;
-};
+#define WINDOW	 64
+#define MAX_STEP (4 * MiB)
 
 static struct nbd *nbd_of(struct block *b)
 {
 	return container_of(b, struct nbd, block);
 }
 
-/* ---- addresses ---- */
-
-struct address {
-	char *host, *port, *export, *socket;
-};
-
-static void address_free(struct address *a)
-{
-	free(a->host);
-	free(a->port);
-	free(a->export);
-	free(a->socket);
-}
-
-static int hex(char c)
-{
-	return c >= '0' && c <= '9'   ? c - '0'
-	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
-	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
-				      : -1;
-}
-
-/* [from, to) with %XX decoded, in fresh memory. */
-static char *decoded(const char *from, const char *to)
-{
-	char *out = malloc((size_t)(to - from) + 1), *p = out;
-
-	while (out && from < to) {
-		if (*from == '%' && to - from > 2 && hex(from[1]) >= 0 && hex(from[2]) >= 0) {
-			*p++ = (char)(hex(from[1]) * 16 + hex(from[2]));
-			from += 3;
-		} else {
-			*p++ = *from++;
-		}
-	}
-	if (out)
-		*p = '\0';
-	return out;
-}
-
-/* nbd://HOST[:PORT][/EXPORT] or nbd+unix:///EXPORT?socket=PATH */
-static int address_parse(struct address *a, const char *text, struct err *err)
-{
-	bool local = !strncmp(text, "nbd+unix://", 11);
-	const char *rest = text + (local ? 11 : 6), *end = rest + strcspn(rest, "?");
-	const char *host = rest + strcspn(rest, "/?"), *colon, *query = strstr(end, "socket=");
-
-	*a = (struct address){0};
-	if (!local && strncmp(text, "nbd://", 6))
-		return err_set(err, EINVAL, "%s: not an NBD address", text);
-	a->export = decoded(host < end ? host + 1 : end, end);
-	if (local) {
-		if (!query)
-			return err_set(err, EINVAL, "%s: ?socket=PATH is missing", text);
-		query += 7;
-		a->socket = decoded(query, query + strcspn(query, "&"));
-	} else {
-		colon = *rest == '[' ? memchr(rest, ']', (size_t)(host - rest)) : rest;
-		if (!colon)
-			return err_set(err, EINVAL, "%s: broken host", text);
-		a->host = *rest == '[' ? decoded(rest + 1, colon) : NULL;
-		colon = memchr(colon, ':', (size_t)(host - colon));
-		if (!a->host)
-			a->host = decoded(rest, colon ? colon : host);
-		a->port = colon ? decoded(colon + 1, host) : strdup("10809");
-	}
-	if (!a->export || (local ? !a->socket : !a->host || !a->port))
-		return err_set(err, ENOMEM, "%s: out of memory", text);
-	if (strlen(a->export) > NBD_MAX_NAME)
-		return err_set(err, ENAMETOOLONG, "%s: name of the export is too long", text);
-	return 0;
-}
-
-static int connect_unix(const char *path)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int fd;
-
-	if (strlen(path) >= sizeof(a.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(a.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a))) {
-		int rc = -errno;
-
-		close(fd);
-		return rc;
-	}
-	return fd < 0 ? -errno : fd;
-}
-
-static int connect_tcp(const struct address *a)
-{
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-	int fd = -1, rc = -EHOSTUNREACH, one = 1;
-
-	if (getaddrinfo(a->host, a->port, &hints, &found))
-		return -EHOSTUNREACH;
-	for (struct addrinfo *i = found; i && fd < 0; i = i->ai_next) {
-		fd = socket(i->ai_family, i->ai_socktype | SOCK_CLOEXEC, i->ai_protocol);
-		if (fd < 0)
-			continue;
-		if (connect(fd, i->ai_addr, i->ai_addrlen)) {
-			rc = -errno;
-			fd_close(&fd);
-		}
-	}
-	freeaddrinfo(found);
-	if (fd < 0)
-		return rc;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	return fd;
-}
-
-/* ---- the wire ---- */
-
-static int receive(struct nbd *n, void *buf, size_t len)
-{
-	u8 *p = buf;
-
-	while (len) {
-		ssize_t got = recv(n->fd, p, len, 0);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return -EIO;
-		p += got;
-		len -= (size_t)got;
-	}
-	return 0;
-}
-
-static int send_all(struct nbd *n, struct iovec *iov, size_t count)
-{
-	while (count) {
-		struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
-		ssize_t sent = sendmsg(n->fd, &msg, MSG_NOSIGNAL);
-
-		if (sent < 0 && errno == EINTR)
-			continue;
-		if (sent < 0)
-			return -EIO;
-		iov_discard_front(&iov, &count, (size_t)sent);
-		while (count && !iov->iov_len) {
-			iov++;
-			count--;
-		}
-	}
-	return 0;
-}
-
-/* ---- handshake ---- */
-
-static int send_option(struct nbd *n, u32 option, const void *data, u32 len)
-{
-	u8 head[16];
-	struct iovec iov[2] = {{head, sizeof(head)}, {(void *)(uintptr_t)data, len}};
-
-	store_be64(head, NBD_OPTION_MAGIC);
-	store_be32(head + 8, option);
-	store_be32(head + 12, len);
-	return send_all(n, iov, 2);
-}
-
-static int take_info(struct nbd *n, const u8 *p, u32 len)
-{
-	u32 least;
-
-	if (len >= 12 && load_be16(p) == NBD_INFO_EXPORT) {
-		n->block.size = load_be64(p + 2);
-		n->flags = load_be16(p + 10);
-	} else if (len >= 14 && load_be16(p) == NBD_INFO_BLOCK_SIZE) {
-		least = load_be32(p + 2);
-		if (!is_power_of_2(least) || least > 64 * KiB)
-			return -EPROTO;
-		n->block.block_size = max(least, BLOCK_SECTOR);
-	}
-	return 0;
-}
-
-/* Replies up to the last one. -ENOENT: no such export; -EOPNOTSUPP: the option is not known. */
-static int option_replies(struct nbd *n, u32 option)
-{
-	for (int i = 0; i < MAX_REPLIES; i++) {
-		u8 head[20], data[NBD_MAX_OPTION];
-		u32 type, len;
-		int rc = receive(n, head, sizeof(head));
-
-		if (rc)
-			return rc;
-		type = load_be32(head + 12);
-		len = load_be32(head + 16);
-		if (load_be64(head) != NBD_REPLY_MAGIC || load_be32(head + 8) != option ||
-		    len > sizeof(data))
-			return -EPROTO;
-		rc = receive(n, data, len);
-		if (!rc && type == NBD_REP_INFO)
-			rc = take_info(n, data, len);
-		if (rc || type == NBD_REP_ACK)
-			return rc;
-		if (type == NBD_REP_UNSUPPORTED)
-			return -EOPNOTSUPP;
-		if (type & NBD_REP_ERROR)
-			return type == NBD_REP_UNKNOWN ? -ENOENT : -EACCES;
-	}
-	return -EPROTO;
-}
-
-static int go(struct nbd *n, const char *export)
-{
-	u32 len = (u32)strlen(export);
-	u8 data[8 + NBD_MAX_NAME];
-	int rc;
-
-	/* The name, and one request: block sizes. */
-	store_be32(data, len);
-	memcpy(data + 4, export, len);
-	store_be16(data + 4 + len, 1);
-	store_be16(data + 6 + len, NBD_INFO_BLOCK_SIZE);
-	rc = send_option(n, NBD_OPT_GO, data, 8 + len);
-	return rc ? rc : option_replies(n, NBD_OPT_GO);
-}
-
-/* Servers from before OPT_GO. */
-static int export_name(struct nbd *n, const char *export, bool no_zeroes)
-{
-	u8 reply[134];
-	int rc = send_option(n, NBD_OPT_EXPORT_NAME, export, (u32)strlen(export));
-
-	if (!rc)
-		rc = receive(n, reply, no_zeroes ? 10 : sizeof(reply));
-	if (rc)
-		return rc;
-	n->block.size = load_be64(reply);
-	n->flags = load_be16(reply + 8);
-	return 0;
-}
-
-static int handshake(struct nbd *n, const char *export)
-{
-	u8 hello[18], flags[4];
-	struct iovec iov = {flags, sizeof(flags)};
-	bool no_zeroes;
-	int rc = receive(n, hello, sizeof(hello));
-
-	if (rc)
-		return rc;
-	if (load_be64(hello) != NBD_MAGIC || load_be64(hello + 8) != NBD_OPTION_MAGIC ||
-	    !(load_be16(hello + 16) & NBD_FIXED_NEWSTYLE))
-		return -EPROTO;
-	no_zeroes = load_be16(hello + 16) & NBD_NO_ZEROES;
-	store_be32(flags, NBD_FIXED_NEWSTYLE | (no_zeroes ? NBD_NO_ZEROES : 0));
-	rc = send_all(n, &iov, 1);
-	if (!rc)
-		rc = go(n, export);
-	if (rc == -EOPNOTSUPP)
-		rc = export_name(n, export, no_zeroes);
-	if (!rc && n->block.size > INT64_MAX)
-		rc = -EFBIG;
-	return rc;
-}
-
 static int nbd_open(struct block *b, const struct block_options *o, struct err *err)
 {
 	struct nbd *n = nbd_of(b);
-	struct address a;
-	int rc = address_parse(&a, b->name, err);
+	struct nbd_address a;
+	int rc = nbd_address_parse(&a, b->name, err);
 
 	if (rc)
 		goto out;
-	n->fd = a.socket ? connect_unix(a.socket) : connect_tcp(&a);
-	rc = n->fd < 0 ? n->fd : handshake(n, a.export);
+	n->extents = calloc(1, sizeof(*n->extents));
+	if (!n->extents) {
+		rc = err_set(err, ENOMEM, "%s: out of memory", b->name);
+		goto out;
+	}
+	n->fd = nbd_connect(&a);
+	rc = n->fd < 0 ? n->fd : nbd_handshake(n, a.export);
 	if (rc == -ENOENT && n->fd >= 0) {
 		err_set(err, ENOENT, "%s: the server has no export '%s'", b->name, a.export);
 	} else if (rc) {
@@ -343,6 +56,7 @@ static int nbd_open(struct block *b, const struct block_options *o, struct err *
 	}
 	if (rc) {
 		fd_close(&n->fd);
+		free(n->extents);
 		goto out;
 	}
 	list_init(&n->waiting);
@@ -354,7 +68,7 @@ static int nbd_open(struct block *b, const struct block_options *o, struct err *
 	b->can_discard = n->flags & NBD_SEND_TRIM;
 	b->can_write_zeroes = n->flags & NBD_SEND_WRITE_ZEROES;
 out:
-	address_free(&a);
+	nbd_address_free(&a);
 	return rc;
 }
 
@@ -380,9 +94,9 @@ static int errno_of(u32 wire)
 	}
 }
 
-static struct pending *find(struct nbd *n, u64 cookie)
+static struct nbd_pending *find(struct nbd *n, u64 cookie)
 {
-	struct pending *p;
+	struct nbd_pending *p;
 
 	list_for_each_entry (p, &n->waiting, link)
 		if (p->cookie == cookie)
@@ -390,25 +104,169 @@ static struct pending *find(struct nbd *n, u64 cookie)
 	return NULL;
 }
 
-/* One reply, into whose request it is. Not locked; only the reader takes from `waiting`. */
+/* Bytes of a read, `skip` into it. */
+static int receive_into(struct nbd *n, struct nbd_pending *p, u64 skip, u64 len)
+{
+	for (size_t i = 0; i < p->niov && len; i++) {
+		u64 part;
+
+		if (skip >= p->iov[i].iov_len) {
+			skip -= p->iov[i].iov_len;
+			continue;
+		}
+		part = min(len, p->iov[i].iov_len - skip);
+		if (nbd_receive(n, (u8 *)p->iov[i].iov_base + skip, part))
+			return -EIO;
+		skip = 0;
+		len -= part;
+	}
+	return len ? -EPROTO : 0;
+}
+
+/* What a chunk says of [offset, +len) must concern the read, and not more than was asked for. */
+static bool concerns(const struct nbd_pending *p, u64 offset, u64 len)
+{
+	return p->type == NBD_CMD_READ && len && offset >= p->offset &&
+	       range_fits(offset - p->offset, len, p->len) && len <= p->len - p->got;
+}
+
+static int chunk_data(struct nbd *n, struct nbd_pending *p, u32 len)
+{
+	u8 where[8];
+	int rc = len > 8 ? nbd_receive(n, where, sizeof(where)) : -EPROTO;
+
+	if (rc || !concerns(p, load_be64(where), len - 8))
+		return -EPROTO;
+	p->got += len - 8;
+	return receive_into(n, p, load_be64(where) - p->offset, len - 8);
+}
+
+static int chunk_hole(struct nbd *n, struct nbd_pending *p, u32 len)
+{
+	u8 hole[12];
+	int rc = len == sizeof(hole) ? nbd_receive(n, hole, sizeof(hole)) : -EPROTO;
+
+	if (rc || !concerns(p, load_be64(hole), load_be32(hole + 8)))
+		return -EPROTO;
+	p->got += load_be32(hole + 8);
+	iov_memset(p->iov, p->niov, load_be64(hole) - p->offset, 0, load_be32(hole + 8));
+	return 0;
+}
+
+static int chunk_status(struct nbd *n, struct nbd_pending *p, u32 len)
+{
+	u32 count = len / 8;
+	u8 entry[8], id[4];
+	int rc;
+
+	if (!p->extents || len % 8 != 4 || !count)
+		return -EPROTO;
+	rc = nbd_receive(n, id, sizeof(id));
+	if (rc || load_be32(id) != n->meta_id)
+		return -EPROTO;
+	p->extents->start = p->offset;
+	for (u32 i = 0; i < count && !rc; i++) {
+		rc = nbd_receive(n, entry, sizeof(entry));
+		if (!rc && !load_be32(entry))
+			rc = -EPROTO;
+		if (rc || i >= NBD_MAX_EXTENTS)
+			continue; /* more than we have room for is asked for again */
+		p->extents->e[i].len = load_be32(entry);
+		p->extents->e[i].state = load_be32(entry + 4);
+		p->extents->count = i + 1;
+	}
+	return rc;
+}
+
+/* An error, with a text (and a place) that nobody sees. */
+static int chunk_error(struct nbd *n, struct nbd_pending *p, u32 len)
+{
+	u8 head[6], text[256];
+	int rc = len >= sizeof(head) && len <= NBD_MAX_NAME + 16
+			 ? nbd_receive(n, head, sizeof(head))
+			 : -EPROTO;
+
+	for (u32 left = len - (u32)sizeof(head); left && !rc;) {
+		u32 part = min(left, (u32)sizeof(text));
+
+		rc = nbd_receive(n, text, part);
+		left -= part;
+	}
+	if (!rc && !p->result)
+		p->result = load_be32(head) ? errno_of(load_be32(head)) : -EIO;
+	return rc;
+}
+
+/* *last: no more chunks follow. */
+static int read_chunk(struct nbd *n, struct nbd_pending *p, const u8 *head, bool *last)
+{
+	u16 type = load_be16(head + 6);
+	u32 len = load_be32(head + 16);
+
+	*last = load_be16(head + 4) & NBD_CHUNK_DONE;
+	switch (type) {
+	case NBD_CHUNK_NONE:
+		return len || !*last ? -EPROTO : 0;
+	case NBD_CHUNK_DATA:
+		return chunk_data(n, p, len);
+	case NBD_CHUNK_HOLE:
+		return chunk_hole(n, p, len);
+	case NBD_CHUNK_STATUS:
+		return chunk_status(n, p, len);
+	default:
+		return type & NBD_CHUNK_IS_ERROR ? chunk_error(n, p, len) : -EPROTO;
+	}
+}
+
+/* What was asked for must have come. */
+static void judge(struct nbd_pending *p)
+{
+	if (p->result)
+		return;
+	if (p->type == NBD_CMD_READ && p->got != p->len)
+		p->result = -EIO;
+	if (p->type == NBD_CMD_BLOCK_STATUS && !p->extents->count)
+		p->result = -EIO;
+}
+
+static int read_simple(struct nbd *n, struct nbd_pending *p, const u8 *head)
+{
+	/* With structured replies these two never come as simple ones. */
+	if (n->structured && (p->type == NBD_CMD_READ || p->type == NBD_CMD_BLOCK_STATUS))
+		return -EPROTO;
+	p->result = errno_of(load_be32(head + 4));
+	if (p->result || p->type != NBD_CMD_READ)
+		return 0;
+	p->got = p->len;
+	return receive_into(n, p, 0, p->len);
+}
+
+/* One reply or chunk, into whose request it is. Not locked; only the reader takes from `waiting`.
+ */
 static int read_reply(struct nbd *n)
 {
-	struct pending *p;
-	u8 head[16];
-	int rc = receive(n, head, sizeof(head));
+	struct nbd_pending *p;
+	bool simple, last = true;
+	u8 head[20];
+	int rc = nbd_receive(n, head, 16);
 
 	if (rc)
 		return rc;
+	simple = load_be32(head) == NBD_SIMPLE_MAGIC;
+	if (!simple && !(n->structured && load_be32(head) == NBD_STRUCTURED_MAGIC))
+		return -EPROTO;
+	rc = simple ? 0 : nbd_receive(n, head + 16, 4);
+	if (rc)
+		return rc;
 	pthread_mutex_lock(&n->lock);
-	p = load_be32(head) == NBD_SIMPLE_MAGIC ? find(n, load_be64(head + 8)) : NULL;
+	p = find(n, load_be64(head + 8));
 	pthread_mutex_unlock(&n->lock);
 	if (!p)
 		return -EPROTO;
-	p->result = errno_of(load_be32(head + 4));
-	for (size_t i = 0; i < p->niov && !p->result && !rc; i++)
-		rc = receive(n, p->iov[i].iov_base, p->iov[i].iov_len);
-	if (rc)
+	rc = simple ? read_simple(n, p, head) : read_chunk(n, p, head, &last);
+	if (rc || !last)
 		return rc;
+	judge(p);
 	pthread_mutex_lock(&n->lock);
 	list_del(&p->link);
 	p->done = true;
@@ -424,7 +282,7 @@ static void give_up(struct nbd *n, int rc)
 	n->dead = true;
 	shutdown(n->fd, SHUT_RDWR);
 	while (!list_empty(&n->waiting)) {
-		struct pending *p = list_first(&n->waiting, struct pending, link);
+		struct nbd_pending *p = list_first(&n->waiting, struct nbd_pending, link);
 
 		list_del(&p->link);
 		p->result = -EIO;
@@ -432,7 +290,7 @@ static void give_up(struct nbd *n, int rc)
 	}
 }
 
-static int wait_for(struct nbd *n, struct pending *p)
+static int wait_for(struct nbd *n, struct nbd_pending *p)
 {
 	pthread_mutex_lock(&n->lock);
 	while (!p->done) {
@@ -455,11 +313,10 @@ static int wait_for(struct nbd *n, struct pending *p)
 	return p->result;
 }
 
-static int call(struct nbd *n, u16 type, u16 flags, u64 offset, u32 len, struct iovec *data,
+/* Send p, whose data is `count` pieces of a write, and wait for the reply. */
+static int call(struct nbd *n, struct nbd_pending *p, u16 flags, const struct iovec *data,
 		size_t count)
 {
-	bool write = type == NBD_CMD_WRITE;
-	struct pending p = {.iov = data, .niov = write ? 0 : count};
 	struct iovec iov[WINDOW + 1];
 	u8 head[28];
 	int rc;
@@ -469,25 +326,25 @@ static int call(struct nbd *n, u16 type, u16 flags, u64 offset, u32 len, struct 
 		pthread_mutex_unlock(&n->lock);
 		return -EIO;
 	}
-	p.cookie = n->next_cookie++;
-	list_add_tail(&n->waiting, &p.link);
+	p->cookie = n->next_cookie++;
+	list_add_tail(&n->waiting, &p->link);
 	pthread_mutex_unlock(&n->lock);
 	store_be32(head, NBD_REQUEST_MAGIC);
 	store_be16(head + 4, flags);
-	store_be16(head + 6, type);
-	store_be64(head + 8, p.cookie);
-	store_be64(head + 16, offset);
-	store_be32(head + 24, len);
+	store_be16(head + 6, p->type);
+	store_be64(head + 8, p->cookie);
+	store_be64(head + 16, p->offset);
+	store_be32(head + 24, p->len);
 	iov[0] = (struct iovec){head, sizeof(head)};
-	if (write)
+	if (count)
 		memcpy(iov + 1, data, count * sizeof(*data));
 	pthread_mutex_lock(&n->send_lock);
-	rc = send_all(n, iov, 1 + (write ? count : 0));
+	rc = nbd_send(n, iov, 1 + count);
 	pthread_mutex_unlock(&n->send_lock);
 	/* A send that failed has broken the stream; the reader will see it, too. */
 	if (rc)
 		shutdown(n->fd, SHUT_RDWR);
-	return wait_for(n, &p);
+	return wait_for(n, p);
 }
 
 static int transfer(struct nbd *n, const struct block_io *io, u16 type, u16 flags)
@@ -498,6 +355,7 @@ static int transfer(struct nbd *n, const struct block_io *io, u16 type, u16 flag
 	while (done < io->len && !rc) {
 		struct iovec part[WINDOW];
 		u64 at = io->offset + done, len = min(io->len - done, MAX_STEP);
+		struct nbd_pending p;
 		int count;
 
 		/* Formats read past the end of what they stand on and expect zeros. */
@@ -515,7 +373,13 @@ static int transfer(struct nbd *n, const struct block_io *io, u16 type, u16 flag
 		}
 		if (count < 0)
 			return count;
-		rc = call(n, type, flags, at, (u32)len, part, (size_t)count);
+		p = (struct nbd_pending){.type = type, .offset = at, .len = (u32)len};
+		if (type == NBD_CMD_READ) {
+			p.iov = part;
+			p.niov = (size_t)count;
+			count = 0;
+		}
+		rc = call(n, &p, flags, part, (size_t)count);
 		done += len;
 	}
 	return rc;
@@ -524,11 +388,14 @@ static int transfer(struct nbd *n, const struct block_io *io, u16 type, u16 flag
 /* Without data: any length, in pieces that fit the wire. */
 static int extent(struct nbd *n, const struct block_io *io, u16 type, u16 flags)
 {
+	struct nbd_pending p;
 	int rc = 0;
 
 	for (u64 done = 0, len; done < io->len && !rc; done += len) {
 		len = min(io->len - done, 1 * GiB);
-		rc = call(n, type, flags, io->offset + done, (u32)len, NULL, 0);
+		p = (struct nbd_pending){
+			.type = type, .offset = io->offset + done, .len = (u32)len};
+		rc = call(n, &p, flags, NULL, 0);
 	}
 	return rc;
 }
@@ -556,7 +423,30 @@ static int write_zeroes(struct nbd *n, const struct block_io *io, u16 flags)
 
 static int flush(struct nbd *n)
 {
-	return n->flags & NBD_SEND_FLUSH ? call(n, NBD_CMD_FLUSH, 0, 0, 0, NULL, 0) : 0;
+	struct nbd_pending p = {.type = NBD_CMD_FLUSH};
+
+	return n->flags & NBD_SEND_FLUSH ? call(n, &p, 0, NULL, 0) : 0;
+}
+
+/* What is known of the ranges is not any more. */
+static void forget(struct nbd *n)
+{
+	pthread_mutex_lock(&n->lock);
+	n->extents->count = 0;
+	n->changes++;
+	pthread_mutex_unlock(&n->lock);
+}
+
+static int change(struct nbd *n, const struct block_io *io, u16 flags)
+{
+	switch (io->op) {
+	case BLOCK_WRITE:
+		return transfer(n, io, NBD_CMD_WRITE, flags);
+	case BLOCK_WRITE_ZEROES:
+		return write_zeroes(n, io, flags);
+	default:
+		return n->flags & NBD_SEND_TRIM ? extent(n, io, NBD_CMD_TRIM, 0) : 0;
+	}
 }
 
 static int nbd_io(struct block *b, const struct block_io *io)
@@ -566,29 +456,86 @@ static int nbd_io(struct block *b, const struct block_io *io)
 	u16 flags = fua && sends_fua ? NBD_FLAG_FUA : 0;
 	int rc;
 
-	switch (io->op) {
-	case BLOCK_READ:
+	if (io->op == BLOCK_READ)
 		return transfer(n, io, NBD_CMD_READ, 0);
-	case BLOCK_WRITE:
-		rc = transfer(n, io, NBD_CMD_WRITE, flags);
-		break;
-	case BLOCK_WRITE_ZEROES:
-		rc = write_zeroes(n, io, flags);
-		break;
-	case BLOCK_DISCARD:
-		return n->flags & NBD_SEND_TRIM ? extent(n, io, NBD_CMD_TRIM, 0) : 0;
-	default:
+	if (io->op == BLOCK_FLUSH)
 		return flush(n);
+	forget(n);
+	rc = change(n, io, flags);
+	forget(n);
+	return rc || !fua || sends_fua || io->op == BLOCK_DISCARD ? rc : flush(n);
+}
+
+/* ---- what ranges are made of ---- */
+
+/* From what is known. Locked. */
+static bool status_known(struct nbd *n, u64 offset, struct block_extent *e)
+{
+	const struct nbd_extents *x = n->extents;
+	u64 at = x->start;
+
+	if (offset < at)
+		return false;
+	for (u32 i = 0; i < x->count; at += x->e[i++].len) {
+		if (offset >= at + x->e[i].len)
+			continue;
+		e->len = min(e->len, at + x->e[i].len - offset);
+		if (x->e[i].state & NBD_STATE_ZERO)
+			e->flags |= BLOCK_ZERO;
+		if (!(x->e[i].state & NBD_STATE_HOLE))
+			e->flags |= BLOCK_DATA;
+		return true;
 	}
-	return rc || !fua || sends_fua ? rc : flush(n);
+	return false;
+}
+
+/* Ask the server; what it says is kept if nothing was written meanwhile. */
+static int status_ask(struct nbd *n, u64 offset, struct block_extent *e)
+{
+	struct nbd_extents *fresh = calloc(1, sizeof(*fresh));
+	struct nbd_pending p = {.type = NBD_CMD_BLOCK_STATUS, .offset = offset, .extents = fresh};
+	u64 changes;
+	int rc;
+
+	if (!fresh)
+		return -ENOMEM;
+	p.len = (u32)min(n->block.size - offset, 1 * GiB);
+	pthread_mutex_lock(&n->lock);
+	changes = n->changes;
+	pthread_mutex_unlock(&n->lock);
+	rc = call(n, &p, 0, NULL, 0);
+	pthread_mutex_lock(&n->lock);
+	if (!rc) {
+		struct nbd_extents *old = n->extents;
+
+		n->extents = fresh;
+		fresh = old;
+		if (!status_known(n, offset, e))
+			rc = -EIO;
+		if (changes != n->changes)
+			n->extents->count = 0;
+	}
+	pthread_mutex_unlock(&n->lock);
+	free(fresh);
+	return rc;
 }
 
 static int nbd_status(struct block *b, u64 offset, struct block_extent *e)
 {
-	e->flags = BLOCK_DATA | BLOCK_ALLOCATED | BLOCK_HAS_HOST;
+	struct nbd *n = nbd_of(b);
+	bool known;
+
+	e->flags = BLOCK_ALLOCATED | BLOCK_HAS_HOST;
 	e->host_offset = offset;
 	e->file = b->name;
-	return 0;
+	if (!n->meta || offset >= n->block.size) {
+		e->flags |= BLOCK_DATA;
+		return 0;
+	}
+	pthread_mutex_lock(&n->lock);
+	known = status_known(n, offset, e);
+	pthread_mutex_unlock(&n->lock);
+	return known ? 0 : status_ask(n, offset, e);
 }
 
 static int nbd_close(struct block *b)
@@ -600,8 +547,9 @@ static int nbd_close(struct block *b)
 	store_be32(head, NBD_REQUEST_MAGIC);
 	store_be16(head + 6, NBD_CMD_DISC);
 	if (!n->dead)
-		send_all(n, &iov, 1);
+		nbd_send(n, &iov, 1);
 	fd_close(&n->fd);
+	free(n->extents);
 	pthread_cond_destroy(&n->changed);
 	pthread_mutex_destroy(&n->lock);
 	pthread_mutex_destroy(&n->send_lock);

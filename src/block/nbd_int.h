@@ -71,12 +71,15 @@ enum {
 };
 
 /* Chunks of structured replies. */
-#define NBD_CHUNK_DONE	 1u
-#define NBD_CHUNK_NONE	 0u
-#define NBD_CHUNK_DATA	 1u
-#define NBD_CHUNK_HOLE	 2u
-#define NBD_CHUNK_STATUS 5u
-#define NBD_CHUNK_ERROR	 0x8001u
+#define NBD_CHUNK_DONE	   1u
+#define NBD_CHUNK_NONE	   0u
+#define NBD_CHUNK_DATA	   1u
+#define NBD_CHUNK_HOLE	   2u
+#define NBD_CHUNK_STATUS   5u
+#define NBD_CHUNK_ERROR	   0x8001u
+#define NBD_CHUNK_IS_ERROR 0x8000u
+
+#define NBD_META_NAME "base:allocation"
 
 /* Extents of base:allocation. */
 enum { NBD_STATE_HOLE = 1, NBD_STATE_ZERO = 2 };
