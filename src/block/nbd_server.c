@@ -1,7 +1,9 @@
 /*
  * Invariants:
- * 1. A client has a thread, a socket and buffers of its own; the image is shared and takes any
- * number of threads.
+ * 1. A client has a socket and threads of its own; the image is shared and takes any number of
+ *    threads. The threads take turns at reading requests from the socket (receive_lock), and each
+ *    serves what it has read while another reads on: replies come as they are ready. There is one
+ *    to begin with, and one more whenever nobody is left to read, up to MAX_WORKERS.
  * 2. Nothing a client says is believed: lengths are limited before memory is taken, options that do
  *    not parse end the connection, requests are judged against the size.
  * 3. A client that has not finished the handshake in time is cut off, and one that does not read
@@ -33,19 +35,29 @@
 #include "os/thread.h"
 
 #define HANDSHAKE_SECONDS 10
+#define MAX_WORKERS	  16 /* requests of one client in flight */
 #define MAX_EXTENTS	  512
 #define META_ID		  1
 #define META_NAME	  "base:allocation"
 #define MAX_OPTIONS	  64 /* a client negotiates no longer than that */
 
+struct worker {
+	struct client *client;
+	struct thread thread;
+	u8 *buf; /* NBD_MAX_REQUEST, of which only what is used is real */
+};
+
 struct client {
 	const struct nbd_export *export;
 	struct list link;
-	struct thread thread;
 	int fd;
 	bool structured, meta, no_zeroes;
-	bool gone; /* the thread is about to end */
-	u8 *buf;   /* NBD_MAX_REQUEST, of which only what is used is real */
+	bool gone; /* the last thread is about to end */
+	pthread_mutex_t receive_lock, send_lock;
+	struct worker workers[MAX_WORKERS]; /* the next four under receive_lock */
+	unsigned int started, running;
+	bool ended;	      /* no more requests are taken */
+	unsigned int waiting; /* for receive_lock; atomic */
 };
 
 /* ---- the wire ---- */
@@ -67,8 +79,8 @@ static int receive(struct client *c, void *buf, size_t len)
 	return 0;
 }
 
-static int send_parts(struct client *c, const void *head, size_t head_len, const void *data,
-		      size_t len)
+static int send_locked(struct client *c, const void *head, size_t head_len, const void *data,
+		       size_t len)
 {
 	struct iovec iov[2] = {{(void *)(uintptr_t)head, head_len}, {(void *)(uintptr_t)data, len}};
 	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
@@ -88,6 +100,18 @@ static int send_parts(struct client *c, const void *head, size_t head_len, const
 		iov[1].iov_len -= (size_t)n - first;
 	}
 	return 0;
+}
+
+/* In one piece: replies of several workers do not mix. */
+static int send_parts(struct client *c, const void *head, size_t head_len, const void *data,
+		      size_t len)
+{
+	int rc;
+
+	pthread_mutex_lock(&c->send_lock);
+	rc = send_locked(c, head, head_len, data, len);
+	pthread_mutex_unlock(&c->send_lock);
+	return rc;
 }
 
 /* ---- handshake ---- */
@@ -291,6 +315,7 @@ struct request {
 	u16 flags, type;
 	u64 cookie, offset;
 	u32 len;
+	u8 *buf; /* the worker's */
 };
 
 static u32 wire_error(int rc)
@@ -372,10 +397,10 @@ static int read_structured(struct client *c, const struct request *r)
 			rc = send_chunk(c, r, 0, NBD_CHUNK_HOLE, head, 12, NULL, 0);
 		} else {
 			if (!rc)
-				rc = block_read(c->export->block, c->buf, e.len, r->offset + done);
+				rc = block_read(c->export->block, r->buf, e.len, r->offset + done);
 			if (rc)
 				return send_result(c, r, rc);
-			rc = send_chunk(c, r, 0, NBD_CHUNK_DATA, head, 8, c->buf, (u32)e.len);
+			rc = send_chunk(c, r, 0, NBD_CHUNK_DATA, head, 8, r->buf, (u32)e.len);
 		}
 		if (rc)
 			return rc;
@@ -390,19 +415,19 @@ static int do_read(struct client *c, const struct request *r)
 
 	if (c->structured)
 		return read_structured(c, r);
-	rc = block_read(c->export->block, c->buf, r->len, r->offset);
-	return send_simple(c, r, rc, c->buf, r->len);
+	rc = block_read(c->export->block, r->buf, r->len, r->offset);
+	return send_simple(c, r, rc, r->buf, r->len);
 }
 
 static int do_status(struct client *c, const struct request *r)
 {
-	u8 *p = c->buf + 4;
+	u8 *p = r->buf + 4;
 	u64 done = 0;
 	u32 n = 0;
 
 	if (!c->meta || !r->len)
 		return send_result(c, r, -EINVAL);
-	store_be32(c->buf, META_ID);
+	store_be32(r->buf, META_ID);
 	while (done < r->len && n < ((r->flags & NBD_FLAG_ONE) ? 1 : MAX_EXTENTS)) {
 		struct block_extent e;
 		int rc = block_status(c->export->block, r->offset + done, r->len - done, &e);
@@ -421,12 +446,12 @@ static int do_status(struct client *c, const struct request *r)
 		}
 		done += e.len;
 	}
-	return send_chunk(c, r, NBD_CHUNK_DONE, NBD_CHUNK_STATUS, NULL, 0, c->buf, 4 + 8 * n);
+	return send_chunk(c, r, NBD_CHUNK_DONE, NBD_CHUNK_STATUS, NULL, 0, r->buf, 4 + 8 * n);
 }
 
 static int do_write(struct client *c, const struct request *r)
 {
-	struct iovec iov = {c->buf, r->len};
+	struct iovec iov = {r->buf, r->len};
 
 	return block_writev(c->export->block, &iov, 1, r->offset,
 			    r->flags & NBD_FLAG_FUA ? BLOCK_FUA : 0);
@@ -491,10 +516,9 @@ static int serve_request(struct client *c, const struct request *r)
 	}
 }
 
-/* 1: the client said goodbye. */
-static int one_request(struct client *c)
+/* Take one request from the wire, with its data. 1: the client said goodbye. Under receive_lock. */
+static int take_request(struct client *c, struct request *r)
 {
-	struct request r;
 	u8 head[28];
 	int rc = receive(c, head, sizeof(head));
 
@@ -502,43 +526,114 @@ static int one_request(struct client *c)
 		return rc;
 	if (load_be32(head) != NBD_REQUEST_MAGIC)
 		return -EPROTO;
-	r = (struct request){.flags = load_be16(head + 4),
-			     .type = load_be16(head + 6),
-			     .cookie = load_be64(head + 8),
-			     .offset = load_be64(head + 16),
-			     .len = load_be32(head + 24)};
-	if (r.type == NBD_CMD_DISC)
+	r->flags = load_be16(head + 4);
+	r->type = load_be16(head + 6);
+	r->cookie = load_be64(head + 8);
+	r->offset = load_be64(head + 16);
+	r->len = load_be32(head + 24);
+	if (r->type == NBD_CMD_DISC)
 		return 1;
-	if (r.type == NBD_CMD_WRITE) {
-		if (r.len > NBD_MAX_REQUEST)
-			return -EPROTO;
-		rc = receive(c, c->buf, r.len);
-		if (rc)
-			return rc;
-	}
-	return serve_request(c, &r);
+	if (r->type != NBD_CMD_WRITE)
+		return 0;
+	return r->len > NBD_MAX_REQUEST ? -EPROTO : receive(c, r->buf, r->len);
 }
 
-static void *client_main(void *arg)
-{
-	struct client *c = arg;
-	int rc = handshake(c);
+/* ---- workers ---- */
 
-	while (!rc)
-		rc = one_request(c);
+static void *worker_main(void *arg);
+
+/* Somebody has to be there for the next request. Under receive_lock. */
+static void add_worker(struct client *c)
+{
+	struct worker *w = &c->workers[c->started];
+
+	if (c->ended || c->waiting || c->started == MAX_WORKERS)
+		return;
+	w->client = c;
+	/* Pages that are not written to are not there. */
+	w->buf = malloc(NBD_MAX_REQUEST);
+	if (w->buf && !thread_start(&w->thread, THREAD_BLOCK, "nbd-client", worker_main, w)) {
+		c->started++;
+		c->running++;
+		return;
+	}
+	free(w->buf);
+	w->buf = NULL;
+}
+
+/* The next request, waiting for it; false at the end. */
+static bool next_request(struct worker *w, struct request *r)
+{
+	struct client *c = w->client;
+	bool ended;
+
+	__atomic_add_fetch(&c->waiting, 1, __ATOMIC_RELAXED);
+	pthread_mutex_lock(&c->receive_lock);
+	__atomic_sub_fetch(&c->waiting, 1, __ATOMIC_RELAXED);
+	r->buf = w->buf;
+	if (!c->ended && take_request(c, r))
+		c->ended = true;
+	ended = c->ended;
+	if (!ended)
+		add_worker(c);
+	pthread_mutex_unlock(&c->receive_lock);
+	return !ended;
+}
+
+/* What is in flight when the client leaves is finished first. */
+static void worker_end(struct client *c)
+{
+	bool last;
+
+	pthread_mutex_lock(&c->receive_lock);
+	c->ended = true;
+	last = !--c->running;
+	pthread_mutex_unlock(&c->receive_lock);
+	if (!last)
+		return;
 	shutdown(c->fd, SHUT_RDWR);
 	__atomic_store_n(&c->gone, true, __ATOMIC_RELEASE);
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	struct client *c = w->client;
+	struct request r;
+	bool first = w == c->workers;
+
+	if (!first || !handshake(c))
+		while (next_request(w, &r) && !serve_request(c, &r))
+			;
+	/* Whoever waits for the next request on a connection that is of no use finds its end. */
+	shutdown(c->fd, SHUT_RD);
+	worker_end(c);
 	return NULL;
 }
 
 /* ---- clients ---- */
 
+/* A worker's successor is counted before it can itself be waited for. */
+static bool worker_exists(struct client *c, unsigned int i)
+{
+	bool exists;
+
+	pthread_mutex_lock(&c->receive_lock);
+	exists = i < c->started;
+	pthread_mutex_unlock(&c->receive_lock);
+	return exists;
+}
+
 static void client_free(struct client *c)
 {
-	thread_join(&c->thread);
+	for (unsigned int i = 0; worker_exists(c, i); i++) {
+		thread_join(&c->workers[i].thread);
+		free(c->workers[i].buf);
+	}
 	list_del(&c->link);
 	fd_close(&c->fd);
-	free(c->buf);
+	pthread_mutex_destroy(&c->receive_lock);
+	pthread_mutex_destroy(&c->send_lock);
 	free(c);
 }
 
@@ -546,20 +641,25 @@ static int client_new(const struct nbd_export *e, struct list *clients, int fd)
 {
 	struct client *c = calloc(1, sizeof(*c));
 	int one = 1;
+	bool served;
 
-	if (!c)
-		return -ENOMEM;
-	/* Pages that are not written to are not there. */
-	c->buf = malloc(NBD_MAX_REQUEST);
-	c->export = e;
-	c->fd = fd;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	list_add_tail(clients, &c->link);
-	if (!c->buf || thread_start(&c->thread, THREAD_BLOCK, "nbd-client", client_main, c)) {
-		client_free(c);
+	if (!c) {
+		close(fd);
 		return -ENOMEM;
 	}
-	return 0;
+	c->export = e;
+	c->fd = fd;
+	pthread_mutex_init(&c->receive_lock, NULL);
+	pthread_mutex_init(&c->send_lock, NULL);
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	list_add_tail(clients, &c->link);
+	pthread_mutex_lock(&c->receive_lock);
+	add_worker(c);
+	served = c->started;
+	pthread_mutex_unlock(&c->receive_lock);
+	if (!served)
+		client_free(c);
+	return served ? 0 : -ENOMEM;
 }
 
 /* The number of those that are still there. */
