@@ -2,11 +2,12 @@
  * What all virtio devices share: features, status, configuration bytes, and the life of queues.
  *
  * Invariants:
- * 1. queue->live is written with the bus lock held. It becomes true after virtq_start(), and false
- *    on the owner's thread, inside owner_call(); so an owner that saw it true may work until its
- *    callback returns.
+ * 1. queue->live becomes true after virtq_start(), with the bus lock held, and false on the owner's
+ *    thread; so an owner that saw it true may work until its callback returns.
  * 2. Owners of queues with a loop never take the bus lock, so a thread that holds it may wait for
- *    them.
+ *    them. It does where they only have to come by; for requests in flight, which may take as long
+ *    as a disk likes, it lets the lock go (stop_queues()). Meanwhile `resetting` keeps every
+ *    other change of the device away, and its status reads as before.
  * 3. size and addresses of a queue do not change from enable to reset (section 4.1.4.3.2).
  * 4. features do not change once features_set, until reset.
  */
@@ -172,6 +173,8 @@ void virtio_queue_set_irq(struct virtio_queue *queue, const struct irq_route *ro
 
 /* ---- queues ---- */
 
+static void stop_work(struct loop_work *work);
+
 int virtio_add_queue(struct virtio_device *dev, u16 max_size, size_t slot_size, struct loop *loop,
 		     struct err *err)
 {
@@ -187,6 +190,7 @@ int virtio_add_queue(struct virtio_device *dev, u16 max_size, size_t slot_size, 
 		.loop = loop == bus_loop(dev->bus) ? NULL : loop,
 		.kick_fd = event_new(),
 		.signal_work.fn = signal_work,
+		.stop_work.fn = stop_work,
 	};
 	if (queue->kick_fd < 0)
 		return err_set(err, -queue->kick_fd, "%s: %s", dev->id, strerror(-queue->kick_fd));
@@ -265,6 +269,8 @@ static void queue_go_live(struct virtio_queue *queue)
 	virtio_queue_poke(queue);
 }
 
+/* ---- stopping ---- */
+
 static void stop_on_owner(struct virtio_queue *queue)
 {
 	__atomic_store_n(&queue->live, false, __ATOMIC_RELEASE);
@@ -273,10 +279,91 @@ static void stop_on_owner(struct virtio_queue *queue)
 	virtq_stop(&queue->vq);
 }
 
-static void queue_stop(struct virtio_queue *queue)
+static void stop_work(struct loop_work *work)
 {
-	if (queue->live)
-		owner_call(queue, stop_on_owner);
+	struct virtio_queue *queue = container_of(work, struct virtio_queue, stop_work);
+	struct virtio_device *dev = queue->dev;
+
+	stop_on_owner(queue);
+	pthread_mutex_lock(&dev->stop_lock);
+	queue->stopping = false;
+	pthread_cond_broadcast(&dev->stop_over);
+	pthread_mutex_unlock(&dev->stop_lock);
+}
+
+/* With the bus lock. A queue that is being stopped already goes on being stopped. */
+static void stop_begin(struct virtio_queue *queue)
+{
+	bool begin;
+
+	if (!queue->loop) {
+		if (queue->live)
+			stop_on_owner(queue);
+		return;
+	}
+	pthread_mutex_lock(&queue->dev->stop_lock);
+	begin = virtio_queue_is_live(queue) && !queue->stopping;
+	queue->stopping |= begin;
+	pthread_mutex_unlock(&queue->dev->stop_lock);
+	if (begin)
+		loop_post(queue->loop, &queue->stop_work);
+}
+
+static bool any_stopping(const struct virtio_device *dev)
+{
+	for (unsigned int i = 0; i < dev->nqueues; i++)
+		if (dev->queue[i].stopping)
+			return true;
+	return false;
+}
+
+static bool is_resetting(const struct virtio_device *dev)
+{
+	return dev->resetting;
+}
+
+/* While the condition holds, sleep, without the bus lock, which is held before and after. */
+static void wait_while(struct virtio_device *dev, bool (*condition)(const struct virtio_device *))
+{
+	bool waiting;
+
+	pthread_mutex_lock(&dev->stop_lock);
+	waiting = condition(dev);
+	pthread_mutex_unlock(&dev->stop_lock);
+	if (!waiting)
+		return;
+	bus_unlock(dev->bus);
+	pthread_mutex_lock(&dev->stop_lock);
+	while (condition(dev))
+		pthread_cond_wait(&dev->stop_over, &dev->stop_lock);
+	pthread_mutex_unlock(&dev->stop_lock);
+	bus_lock(dev->bus);
+}
+
+static void set_resetting(struct virtio_device *dev, bool on)
+{
+	pthread_mutex_lock(&dev->stop_lock);
+	dev->resetting = on;
+	pthread_cond_broadcast(&dev->stop_over);
+	pthread_mutex_unlock(&dev->stop_lock);
+}
+
+/* Stop n queues from `queue` on. Two resets at a time come one after the other. */
+static void stop_queues(struct virtio_device *dev, struct virtio_queue *queue, unsigned int n)
+{
+	while (dev->resetting)
+		wait_while(dev, is_resetting);
+	set_resetting(dev, true);
+	for (unsigned int i = 0; i < n; i++)
+		stop_begin(&queue[i]);
+	wait_while(dev, any_stopping);
+	set_resetting(dev, false);
+}
+
+static void queue_to_reset_values(struct virtio_queue *queue)
+{
+	queue->enabled = false;
+	virtq_reset(&queue->vq);
 }
 
 void virtio_settle_features(struct virtio_device *dev)
@@ -290,7 +377,7 @@ void virtio_settle_features(struct virtio_device *dev)
 
 void virtio_queue_enable(struct virtio_queue *queue)
 {
-	if (queue->enabled)
+	if (queue->enabled || queue->dev->resetting)
 		return;
 	virtio_settle_features(queue->dev);
 	queue->enabled = true;
@@ -299,9 +386,8 @@ void virtio_queue_enable(struct virtio_queue *queue)
 
 void virtio_queue_reset(struct virtio_queue *queue)
 {
-	queue_stop(queue);
-	queue->enabled = false;
-	virtq_reset(&queue->vq);
+	stop_queues(queue->dev, queue, 1);
+	queue_to_reset_values(queue);
 }
 
 /* ---- features and status ---- */
@@ -338,6 +424,8 @@ void virtio_set_status(struct virtio_device *dev, u8 status)
 		virtio_device_reset(dev);
 		return;
 	}
+	if (dev->resetting)
+		return;
 	added &= (u8)~VIRTIO_CONFIG_S_NEEDS_RESET;
 	if (added & VIRTIO_CONFIG_S_FEATURES_OK && !accept_features(dev))
 		added &= (u8)~VIRTIO_CONFIG_S_FEATURES_OK;
@@ -401,6 +489,8 @@ int virtio_device_new(struct virtio_device **out, const struct virtio_class *cla
 	dev->transport = transport;
 	dev->transport_ctx = transport_ctx;
 	dev->broken_work.fn = broken_work;
+	pthread_mutex_init(&dev->stop_lock, NULL);
+	pthread_cond_init(&dev->stop_over, NULL);
 	dev->offered = VIRTIO_COMMON_FEATURES | class->in_order;
 	dev->queue = calloc(VIRTIO_MAX_QUEUES, sizeof(*dev->queue));
 	if (!dev->queue)
@@ -426,14 +516,17 @@ void virtio_device_free(struct virtio_device *dev)
 	loop_cancel(bus_loop(dev->bus), &dev->broken_work);
 	if (dev->class->free)
 		dev->class->free(dev);
+	pthread_cond_destroy(&dev->stop_over);
+	pthread_mutex_destroy(&dev->stop_lock);
 	free(dev->queue);
 	free(dev);
 }
 
 void virtio_device_reset(struct virtio_device *dev)
 {
+	stop_queues(dev, dev->queue, dev->nqueues);
 	for (unsigned int i = 0; i < dev->nqueues; i++)
-		virtio_queue_reset(&dev->queue[i]);
+		queue_to_reset_values(&dev->queue[i]);
 	loop_cancel(bus_loop(dev->bus), &dev->broken_work);
 	if (dev->class->reset)
 		dev->class->reset(dev);
@@ -460,8 +553,8 @@ static void update_stopped(struct virtio_device *dev)
 		__atomic_store_n(&queue->vq.stopped, stopped, __ATOMIC_RELEASE);
 		if (!stopped)
 			virtio_queue_poke(queue);
-		else if (queue->live) /* once the owner has been here, it pops nothing more */
-			owner_call(queue, nothing);
+		else if (virtio_queue_is_live(queue) && !dev->resetting)
+			owner_call(queue, nothing); /* now that it was here, it pops no more */
 	}
 }
 

@@ -61,7 +61,7 @@ static void set_ring(struct virtio_queue *queue, u32 pfn)
 	u64 size = vq->max_size;
 
 	virtio_queue_reset(queue);
-	if (!pfn)
+	if (!pfn || !virtio_queue_is_open(queue))
 		return;
 	vq->desc_gpa = (u64)pfn * RING_ALIGN;
 	vq->avail_gpa = vq->desc_gpa + 16 * size;

@@ -23,6 +23,8 @@
 #ifndef VIRTIO_VIRTIO_H
 #define VIRTIO_VIRTIO_H
 
+#include <pthread.h>
+
 #include "bus/device.h"
 #include "os/loop.h"
 #include "virtio/virtq.h"
@@ -44,6 +46,8 @@ struct virtio_queue {
 	int kick_fd;	   /* whatever is written to it wakes the owner */
 	struct loop_watch watch;
 	struct loop_work signal_work; /* on the main loop: an interrupt that takes the bus lock */
+	struct loop_work stop_work;   /* on the owner's */
+	bool stopping;		      /* from the posting of stop_work to its end; dev->stop_lock */
 	struct bus *bus;
 };
 
@@ -115,6 +119,9 @@ struct virtio_device {
 	bool legacy;		    /* the transport allows drivers from before 1.0 */
 	bool features_set;	    /* features are final */
 	bool paused, no_dma;
+	bool resetting; /* somebody waits for queues to stop; written with both locks */
+	pthread_mutex_t stop_lock;
+	pthread_cond_t stop_over;
 	struct loop_work broken_work;
 };
 
@@ -164,7 +171,9 @@ int virtio_device_new(struct virtio_device **out, const struct virtio_class *cla
 void virtio_device_stop(struct virtio_device *dev);
 void virtio_device_free(struct virtio_device *dev);
 
-/* With the bus lock, all of these; they may wait for the owners of queues. */
+/* With the bus lock, all of these. Where queues are stopped (status 0, queue reset, device reset)
+ * they wait for requests in flight, with the lock let go; whoever gets at the device meanwhile sees
+ * the old status, and what it changes there has no effect. */
 void virtio_set_status(struct virtio_device *dev, u8 status);
 static inline u8 virtio_get_status(const struct virtio_device *dev)
 {

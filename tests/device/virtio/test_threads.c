@@ -6,8 +6,11 @@
 #include "device/virtio/driver.h"
 
 #include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
 #include <linux/virtio_vsock.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -200,12 +203,126 @@ static void cards_are_reset(void **state)
 	}
 }
 
+/* ---- a reset that has to wait ---- */
+
+/* A device whose requests in flight end when the test says so. */
+struct slow {
+	struct virtio_device dev;
+	struct loop *loop;
+	pthread_t thread;
+	sem_t stopping, finish;
+};
+
+static struct slow *slow_of(struct virtio_device *dev)
+{
+	return container_of(dev, struct slow, dev);
+}
+
+static int slow_init(struct virtio_device *dev, const void *config, struct err *err)
+{
+	struct slow *slow = slow_of(dev);
+
+	sem_init(&slow->stopping, 0, 0);
+	sem_init(&slow->finish, 0, 0);
+	slow->loop = loop_new();
+	return virtio_add_queue(dev, 64, sizeof(struct virtq_chain), slow->loop, err);
+}
+
+static int slow_ready(struct virtio_device *dev, struct err *err)
+{
+	return -pthread_create(&slow_of(dev)->thread, NULL, run_loop, slow_of(dev)->loop);
+}
+
+static void slow_kick(struct virtio_queue *queue)
+{
+	struct virtq_chain *chain;
+
+	while ((chain = virtq_pop(&queue->vq)))
+		virtq_complete(&queue->vq, chain, 0);
+}
+
+static void slow_queue_stop(struct virtio_queue *queue)
+{
+	sem_post(&slow_of(queue->dev)->stopping);
+	while (sem_wait(&slow_of(queue->dev)->finish))
+		;
+}
+
+static void slow_stop(struct virtio_device *dev)
+{
+	loop_stop(slow_of(dev)->loop, 0);
+	pthread_join(slow_of(dev)->thread, NULL);
+}
+
+static void slow_free(struct virtio_device *dev)
+{
+	loop_free(slow_of(dev)->loop);
+}
+
+static const struct virtio_class slow_class = {
+	.name = "slow",
+	.summary = "a device that is slow to stop",
+	.id = VIRTIO_ID_RNG, /* one that old registers are offered for, too */
+	.pci_class = 0xff0000,
+	.size = sizeof(struct slow),
+	.init = slow_init,
+	.ready = slow_ready,
+	.kick = slow_kick,
+	.queue_stop = slow_queue_stop,
+	.stop = slow_stop,
+	.free = slow_free,
+	.state = STATE_NONE,
+};
+
+static void *reset_device(void *arg)
+{
+	driver_set_status(&d, 0);
+	return NULL;
+}
+
+/* While a vCPU waits for a reset, others use the bus; a second reset comes after the first; and
+ * what was changed in between has no effect. */
+static void a_reset_leaves_the_bus_alone(void **state)
+{
+	for (size_t m = 1; m < driver_mode_count; m += 2) {
+		pthread_t first, second;
+		struct slow *slow;
+		u8 status;
+
+		driver_open(&d, &driver_modes[m], &slow_class, NULL);
+		slow = slow_of(d.virtio);
+		begin();
+		for (int i = 0; i < 3; i++) {
+			restart(0, 1);
+			status = driver_status(&d);
+			assert_int_equal(pthread_create(&first, NULL, reset_device, NULL), 0);
+			while (sem_wait(&slow->stopping))
+				;
+			/* Each of these takes the bus lock. */
+			assert_int_equal(driver_status(&d), status);
+			driver_set_status(&d, status | VIRTIO_CONFIG_S_FAILED);
+			assert_int_equal(driver_status(&d), status);
+			assert_int_equal(pthread_create(&second, NULL, reset_device, NULL), 0);
+			usleep(1000);
+			assert_int_equal(driver_status(&d), status);
+			sem_post(&slow->finish);
+			pthread_join(first, NULL);
+			pthread_join(second, NULL);
+			assert_int_equal(driver_status(&d), 0);
+			assert_false(virtio_queue_is_live(&d.virtio->queue[0]));
+		}
+		end();
+		driver_close(&d);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sockets_are_reset),
 		cmocka_unit_test(disks_are_reset),
 		cmocka_unit_test(cards_are_reset),
+		cmocka_unit_test(a_reset_leaves_the_bus_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
