@@ -1,6 +1,7 @@
-"""paths: what passes the vCPU loop by: a doorbell, and an eventfd to a halted guest's handler.
+"""paths: what passes the vCPU loop by: doorbells, and interrupts to a halted guest's handler.
 
-Through the seam, on each engine; nanoseconds, and against an exit to the monitor on the same engine.
+Doorbells by port and by memory; interrupts by a write to an eventfd and as the seam signals them.
+On each engine; nanoseconds, and against an exit to the monitor on the same engine.
 """
 import os, subprocess
 from common import HERE, row

@@ -1,8 +1,9 @@
 /*
- * The paths that pass the vCPU loop by: a doorbell (ioeventfd) and an interrupt from an eventfd
- * (irqfd) to a halted guest's handler, through the seam, on one engine.
+ * The paths that pass the vCPU loop by: a doorbell (ioeventfd) by port and by memory, and an
+ * interrupt to a halted guest's handler, by a write to an eventfd (irqfd) and as the seam signals
+ * one, through the seam, on one engine.
  *
- * usage: paths ENGINE GUEST.bin      prints "doorbell NS" and "irqfd NS"
+ * usage: paths ENGINE GUEST.bin      prints lines of name and nanoseconds
  */
 #include <linux/kvm.h>
 #include <stdio.h>
@@ -21,13 +22,19 @@
 #define ROUNDS	 20000
 #define IRQS	 1000
 
+/* Entries of the guest, and its doorbells. */
+enum { ENTRY_PORT = 0, ENTRY_IRQ = 3, ENTRY_MEMORY = 6 };
+#define DOORBELL_PORT	0x600
+#define DOORBELL_MEMORY 0x100ff0
+
 struct rig {
 	struct engine_vm vm;
 	u8 *ram;
 	int vcpu;
 	struct kvm_run *run;
 	int fd;
-	u32 seen; /* exits of the handler, atomic */
+	bool by_call; /* signal with irqfd_signal() where there is one */
+	u32 seen;     /* exits of the handler, atomic */
 	struct thread sender;
 	u64 total_ns;
 };
@@ -90,19 +97,23 @@ static u16 next_write(struct rig *r)
 	return r->run->io.port;
 }
 
-static void doorbell(const char *engine, const char *guest)
+/* In CPU time: it all happens on this thread, whatever else the machine does. */
+static void doorbell(const char *engine, const char *guest, bool port)
 {
 	struct rig r;
-	struct kvm_ioeventfd io = {.addr = 0x600, .len = 1, .flags = KVM_IOEVENTFD_FLAG_PIO};
+	struct kvm_ioeventfd io = {.addr = port ? DOORBELL_PORT : DOORBELL_MEMORY,
+				   .len = 1,
+				   .flags = port ? KVM_IOEVENTFD_FLAG_PIO : 0};
 	u64 start;
 
-	open_rig(&r, engine, guest, false, 0);
+	open_rig(&r, engine, guest, false, port ? ENTRY_PORT : ENTRY_MEMORY);
 	io.fd = r.fd;
 	call(&r, r.vm.fd, KVM_IOEVENTFD, &io);
-	start = clock_now_ns();
+	start = clock_thread_cpu_ns();
 	if (next_write(&r) != 0xf4)
 		die("doorbell: a write exited");
-	printf("doorbell %.0f\n", (double)(clock_now_ns() - start) / ROUNDS);
+	printf("%s-doorbell %.0f\n", port ? "port" : "memory",
+	       (double)(clock_thread_cpu_ns() - start) / ROUNDS);
 }
 
 static void *send_irqs(void *arg)
@@ -114,7 +125,10 @@ static void *send_irqs(void *arg)
 
 		usleep(50); /* let the guest halt */
 		start = clock_now_ns();
-		event_signal(r->fd);
+		if (r->by_call && r->vm.engine->irqfd_signal)
+			r->vm.engine->irqfd_signal(r->vm.fd, r->fd);
+		else
+			event_signal(r->fd);
 		while (__atomic_load_n(&r->seen, __ATOMIC_ACQUIRE) == i)
 			__builtin_ia32_pause();
 		r->total_ns += clock_now_ns() - start;
@@ -122,12 +136,13 @@ static void *send_irqs(void *arg)
 	return NULL;
 }
 
-static void irqfd(const char *engine, const char *guest)
+static void irqfd(const char *engine, const char *guest, bool by_call)
 {
 	struct kvm_irqfd arg = {.gsi = 5};
 	struct rig r;
 
-	open_rig(&r, engine, guest, true, 3);
+	open_rig(&r, engine, guest, true, ENTRY_IRQ);
+	r.by_call = by_call;
 	arg.fd = (u32)r.fd;
 	call(&r, r.vm.fd, KVM_IRQFD, &arg);
 	if (next_write(&r) != 0x602)
@@ -139,7 +154,7 @@ static void irqfd(const char *engine, const char *guest)
 		__atomic_store_n(&r.seen, i + 1, __ATOMIC_RELEASE);
 	}
 	thread_join(&r.sender);
-	printf("irqfd %.0f\n", (double)r.total_ns / IRQS);
+	printf("%s %.0f\n", by_call ? "interrupt" : "irqfd", (double)r.total_ns / IRQS);
 }
 
 int main(int argc, char **argv)
@@ -147,7 +162,9 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	thread_init();
-	doorbell(argv[1], argv[2]);
-	irqfd(argv[1], argv[2]);
+	doorbell(argv[1], argv[2], true);
+	doorbell(argv[1], argv[2], false);
+	irqfd(argv[1], argv[2], false);
+	irqfd(argv[1], argv[2], true);
 	return 0;
 }

@@ -1,12 +1,16 @@
 /*
- * Two loops in real mode at 0x1000. Entry + 0: ecx writes to port 0x600, then port 0xf4. Entry + 3:
- * set up the interrupt controllers, then halt for ever; each interrupt 5 writes port 0x601.
+ * Three loops in real mode at 0x1000. Entry + 0: ecx writes to port 0x600, then port 0xf4. Entry + 3:
+ * set up the interrupt controllers, then halt for ever; each interrupt 5 writes port 0x601. Entry + 6:
+ * ecx writes to memory at 0x100ff0, past RAM, then port 0xf4.
  */
 	.code16
 	.globl _start
 _start:
 	jmp	doorbell
 	.org	3
+	jmp	irq
+	.org	6
+	jmp	memory
 irq:
 	cli
 	xorw	%ax, %ax
@@ -45,4 +49,12 @@ doorbell:
 	outb	%al, $0xf4
 2:
 	hlt
+	jmp	2b
+memory:
+	movw	$0xffff, %ax
+	movw	%ax, %ds
+1:
+	movb	%al, 0x1000
+	addr32 loop	1b
+	outb	%al, $0xf4
 	jmp	2b
