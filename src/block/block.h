@@ -96,7 +96,9 @@ enum block_cache {
 
 /* What a user may say about a disk. Strings are owned by the structure (opt_free()). */
 struct block_options {
-	char *file;   /* path, or nbd://HOST[:PORT][/EXPORT], nbd+unix:///EXPORT?socket=PATH */
+	/* path, or nbd://HOST[:PORT][/EXPORT], nbd+unix:///EXPORT?socket=PATH, or
+	 * rbd:POOL[/NAMESPACE]/IMAGE[@SNAPSHOT][:conf=FILE][:id=USER] */
+	char *file;
 	char *format; /* name from formats.def; NULL: probe (see block_probed()) */
 	bool readonly;
 	int cache;	    /* enum block_cache */
@@ -130,7 +132,7 @@ struct block_options {
 	 .type = OPT_STRING,                                                                       \
 	 .offset = offsetof(T, m file),                                                            \
 	 .arg = "FILE",                                                                            \
-	 .help = "disk image, block device or nbd:// address"},                                    \
+	 .help = "disk image, block device, nbd:// address or rbd:POOL/IMAGE"},                    \
 		{.name = "format",                                                                 \
 		 .type = OPT_STRING,                                                               \
 		 .offset = offsetof(T, m format),                                                  \

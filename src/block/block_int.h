@@ -37,7 +37,8 @@ struct block_class {
 	const char *name;
 	enum block_kind kind;
 	size_t size;	    /* of the instance */
-	const char *scheme; /* protocols: what addresses begin with */
+	const char *scheme; /* protocols: what addresses begin with; "://" follows somewhere,
+			     * unless it ends with a colon itself */
 
 	/* Is this an image of the format? head is its beginning, zero-filled to 512 bytes. */
 	bool (*probe)(const u8 *head);

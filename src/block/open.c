@@ -20,11 +20,11 @@ static const struct block_class *protocol_of(const char *path)
 {
 	const char *sep = strstr(path, "://");
 
-	for (size_t i = 0; sep && block_classes[i]; i++) {
+	for (size_t i = 0; block_classes[i]; i++) {
 		const struct block_class *c = block_classes[i];
+		size_t len = c->scheme ? strlen(c->scheme) : 0;
 
-		if (c->kind == BLOCK_PROTOCOL && c->scheme &&
-		    !strncmp(path, c->scheme, strlen(c->scheme)))
+		if (len && !strncmp(path, c->scheme, len) && (sep || c->scheme[len - 1] == ':'))
 			return c;
 	}
 	return block_class_lookup("file");
