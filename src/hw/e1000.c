@@ -5,8 +5,8 @@
  * 1. INTA# is asserted while ICR & IMS is not 0, but does not rise within ITR of its last rise.
  * 2. Registers are 32 bits; a narrower write does nothing, as on the chip (SDM 13.2).
  * 3. mac[] holds what reads back; what is worked out at a read is in e1000_read().
- * 4. The coalesced parts of BAR 0 (receive tail, filter tables) hold only registers whose effect
- *    can wait for the next trapped access.
+ * 4. The coalesced parts of BAR 0 (throttling, receive tail, filter tables) hold only registers
+ * whose effect can wait for the next trapped access.
  */
 #include <errno.h>
 #include <string.h>
@@ -20,6 +20,9 @@
 
 #define ITR_UNIT_NS	     256
 #define ITR_MAX_NS	     (0xffffULL * ITR_UNIT_NS)
+#define ITR_MIN_NS	     (128 * NSEC_PER_USEC) /* when there is any throttling: 7,813 a second */
+#define DELAY_UNIT_NS	     1024ULL
+#define DELAY_MIN_NS	     (2 * ITR_MIN_NS)
 #define PCI_STATUS	     0x06 /* configuration space */
 #define PCI_STATUS_INTERRUPT 0x08
 #define IMS_MASK	     0x1ffff
@@ -28,6 +31,14 @@
 #define IO_DATA		     4
 
 /* ---- interrupts (SDM 13.4.17 to 13.4.22) ---- */
+
+/* A guest of ours takes longer for an interrupt than the machines that drivers were tuned on. */
+static u64 throttle_ns(struct e1000 *e)
+{
+	u64 units = *e1000_reg(e, E_ITR) & 0xffff;
+
+	return units ? max(units * ITR_UNIT_NS, ITR_MIN_NS) : 0;
+}
 
 static void update_irq(struct e1000 *e)
 {
@@ -45,7 +56,7 @@ static void update_irq(struct e1000 *e)
 			bus_timer_arm(&e->throttle, e->next_interrupt_ns);
 		return;
 	}
-	e->next_interrupt_ns = now + (u64)(*e1000_reg(e, E_ITR) & 0xffff) * ITR_UNIT_NS;
+	e->next_interrupt_ns = now + throttle_ns(e);
 	pci_set_intx(&e->pci, true);
 }
 
@@ -54,9 +65,37 @@ static void on_throttle(struct bus_timer *timer)
 	update_irq(container_of(timer, struct e1000, throttle));
 }
 
+static void collect_late(struct e1000 *e)
+{
+	if (!e->late)
+		return;
+	*e1000_reg(e, E_ICR) |= e->late;
+	e->late = 0;
+	bus_timer_disarm(&e->late_timer);
+}
+
 void e1000_raise(struct e1000 *e, u32 causes)
 {
 	*e1000_reg(e, E_ICR) |= causes;
+	if (*e1000_reg(e, E_ICR) & *e1000_reg(e, E_IMS))
+		collect_late(e);
+	update_irq(e);
+}
+
+void e1000_raise_late(struct e1000 *e, u32 causes)
+{
+	u64 delay = max(*e1000_reg(e, E_TIDV), *e1000_reg(e, E_TADV) & 0xffff) * DELAY_UNIT_NS;
+
+	if (!e->late)
+		bus_timer_arm(&e->late_timer, clock_now_ns() + max(delay, DELAY_MIN_NS));
+	e->late |= causes;
+}
+
+static void on_late(struct bus_timer *timer)
+{
+	struct e1000 *e = container_of(timer, struct e1000, late_timer);
+
+	collect_late(e);
 	update_irq(e);
 }
 
@@ -106,6 +145,8 @@ static void mac_reset(struct e1000 *e)
 	e1000_tx_reset(e);
 	bus_timer_disarm(&e->throttle);
 	bus_timer_disarm(&e->kick);
+	bus_timer_disarm(&e->late_timer);
+	e->late = 0;
 	e->next_interrupt_ns = 0;
 	update_irq(e);
 	e1000_rx_resume(e);
@@ -120,8 +161,10 @@ static u32 read_status(const struct e1000 *e)
 
 static u32 read_icr(struct e1000 *e)
 {
-	u32 causes = *e1000_reg(e, E_ICR);
+	u32 causes;
 
+	collect_late(e);
+	causes = *e1000_reg(e, E_ICR);
 	if (causes & *e1000_reg(e, E_IMS))
 		causes |= IC_ASSERTED;
 	*e1000_reg(e, E_ICR) = 0;
@@ -308,8 +351,9 @@ static void add_windows(struct e1000 *e)
 		u32 start;
 		enum bus_class class;
 	} part[E1000_WINDOWS] = {
-		{0, BUS_TRAP},		{E_RDT, BUS_COALESCED}, {E_RDT + 4, BUS_TRAP},
-		{E_MTA, BUS_COALESCED}, {E_WUC, BUS_TRAP},
+		{0, BUS_TRAP},		{E_ITR, BUS_COALESCED}, {E_ITR + 4, BUS_TRAP},
+		{E_RDT, BUS_COALESCED}, {E_RDT + 4, BUS_TRAP},	{E_MTA, BUS_COALESCED},
+		{E_WUC, BUS_TRAP},
 	};
 
 	for (size_t i = 0; i < E1000_WINDOWS; i++) {
@@ -408,6 +452,7 @@ static int e1000_init(struct device *dev, const void *config, struct err *err)
 		return rc;
 	bus_timer_init(dev->bus, &e->throttle, on_throttle);
 	bus_timer_init(dev->bus, &e->kick, on_kick);
+	bus_timer_init(dev->bus, &e->late_timer, on_late);
 	e->pci.config_written = config_written;
 	pci_bar_init(&e->pci, 0, PCI_BAR_MMIO32, E1000_BAR_SIZE, false);
 	pci_bar_init(&e->pci, 1, PCI_BAR_PIO, E1000_IO_SIZE, false);
@@ -439,6 +484,7 @@ static void e1000_free(struct device *dev)
 		net_set_client(e->net, NULL);
 	bus_timer_disarm(&e->throttle);
 	bus_timer_disarm(&e->kick);
+	bus_timer_disarm(&e->late_timer);
 	pci_device_release(&e->pci);
 }
 
@@ -463,6 +509,7 @@ static void e1000_saving(void *object)
 	struct e1000 *e = container_of(object, struct e1000, pci.dev);
 	u64 now = clock_now_ns();
 
+	collect_late(e);
 	e->throttle_left_ns = e->next_interrupt_ns > now ? e->next_interrupt_ns - now : 0;
 	e->raised = !!(e->pci.config[PCI_STATUS] & PCI_STATUS_INTERRUPT);
 }

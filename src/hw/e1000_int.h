@@ -10,7 +10,7 @@
 #define E1000_IO_SIZE  64
 #define E1000_MAC_REGS (0x6000 / 4) /* that have storage */
 #define E1000_PHY_REGS 32
-#define E1000_WINDOWS  5
+#define E1000_WINDOWS  7
 #define E1000_DESC     16
 
 enum { /* registers (SDM 13.3) */
@@ -130,6 +130,8 @@ struct e1000 {
 	u8 link_down;
 	u8 rx_stalled; /* a frame was refused: there were too few descriptors */
 	struct bus_timer throttle, kick;
+	struct bus_timer late_timer;
+	u32 late; /* causes to come with the next one, or when late_timer fires */
 	u64 next_interrupt_ns, throttle_left_ns; /* the latter when saved */
 	u8 raised;				 /* INTA#, when saved */
 	struct e1000_context csum_context, tso_context;
@@ -145,6 +147,9 @@ static inline u32 *e1000_reg(struct e1000 *e, u32 at)
 }
 
 void e1000_raise(struct e1000 *e, u32 causes);
+/* A transmit descriptor with IDE is done: within TIDV and TADV (SDM 13.4.44), or earlier with
+ * another cause. */
+void e1000_raise_late(struct e1000 *e, u32 causes);
 void e1000_dma_failed(struct e1000 *e);
 /* Add to a statistics register; they stick at the top. bytes: a pair of registers. */
 void e1000_count(struct e1000 *e, u32 at);

@@ -22,6 +22,7 @@ enum { /* command byte of any descriptor */
        CMD_RS = 0x08,
        CMD_DEXT = 0x20,
        CMD_VLE = 0x40,
+       CMD_IDE = 0x80, /* the interrupt may be delayed */
 };
 enum { OPT_IP_CSUM = 0x01, OPT_L4_CSUM = 0x02 };
 enum { CONTEXT_IP4 = 0x02, CONTEXT_TCP = 0x01 };
@@ -181,7 +182,10 @@ static bool run_descriptor(struct e1000 *e, u64 at)
 		return true;
 	status = d[12] | STATUS_DD;
 	mem_write(mem, at + 12, &status, 1);
-	e1000_raise(e, IC_TXDW);
+	if (d[11] & CMD_IDE)
+		e1000_raise_late(e, IC_TXDW);
+	else
+		e1000_raise(e, IC_TXDW);
 	return true;
 }
 

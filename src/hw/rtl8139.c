@@ -22,7 +22,8 @@
 #define PCI_CLOCK_HZ 33000000
 #define TALLY_SIZE   64
 #define RETRY_NS     (20 * NSEC_PER_MSEC)
-#define VERSION	     0x74000000 /* RTL8139C */
+#define LATE_NS	     (120 * NSEC_PER_USEC) /* a full frame at 100 Mbit/s */
+#define VERSION	     0x74000000		   /* RTL8139C */
 #define VERSION_PLUS 0x74800000
 #define VERSION_MASK 0x7cc00000
 #define EEPROM_MAGIC 0x8129
@@ -31,6 +32,7 @@ enum { EE_OUT = 0x01, EE_IN = 0x02, EE_CLOCK = 0x04, EE_SELECT = 0x08, EE_KEPT =
 enum { EEM_MASK = 0xc0, EEM_LOAD = 0x40, EEM_PROGRAM = 0x80, EEM_CONFIG = 0xc0 };
 enum { DTCCR_DUMP = 0x08 };
 enum { MSR_NO_LINK = 0x04 };
+enum { CSCR_LINK = 0x0400, CSCR_CHANGED = 0x0800 };
 enum { BMCR_RESET = 0x8000, BMCR_RESTART = 0x0200, BMCR_DEFAULT = 0x3100 };
 enum { BMSR_FIXED = 0x7809, BMSR_LINK = 0x0004, BMSR_DONE = 0x0020 };
 enum { ANAR_DEFAULT = 0x05e1, ANLPAR_LINK = 0x45e1, ANER_LINK = 0x0001 };
@@ -44,8 +46,25 @@ static void update_irq(struct rtl8139 *r)
 
 void rtl_raise(struct rtl8139 *r, u16 causes)
 {
-	r->isr |= causes;
+	r->isr |= causes | r->late;
+	if (r->late) {
+		r->late = 0;
+		r->late_slots = 0;
+		bus_timer_disarm(&r->late_timer);
+	}
 	update_irq(r);
+}
+
+void rtl_raise_late(struct rtl8139 *r, u16 causes)
+{
+	if (!r->late)
+		bus_timer_arm(&r->late_timer, clock_now_ns() + LATE_NS);
+	r->late |= causes;
+}
+
+static void on_late(struct bus_timer *timer)
+{
+	rtl_raise(container_of(timer, struct rtl8139, late_timer), 0);
 }
 
 void rtl_dma_failed(struct rtl8139 *r)
@@ -98,6 +117,8 @@ static void soft_reset(struct rtl8139 *r)
 	r->rbstart = r->tcr = r->rcr = r->timer_int = 0;
 	r->capr = (u16)-16;
 	r->cbr = r->imr = r->isr = r->cpcr = 0;
+	r->late = r->late_slots = 0;
+	bus_timer_disarm(&r->late_timer);
 	r->rx_desc = 0;
 	r->rdsar[0] = r->rdsar[1] = r->dtccr[0] = r->dtccr[1] = 0;
 	r->mulint = r->etthr = 0;
@@ -173,6 +194,7 @@ static u32 read_aligned(struct rtl8139 *r, u32 at)
 	case R_CAPR:
 		return r->capr | (u32)r->cbr << 16;
 	case R_IMR:
+		rtl_raise(r, 0);
 		return r->imr | (u32)r->isr << 16;
 	case R_TCR:
 		return (r->tcr & ~(u32)VERSION_MASK) | (r->plain ? VERSION : VERSION_PLUS);
@@ -196,6 +218,9 @@ static u32 read_aligned(struct rtl8139 *r, u32 at)
 	case R_BMSR:
 	case R_ANLPAR:
 		return read_phy(r, at) | read_phy(r, at + 2) << 16;
+	case R_CSCR:
+		return (r->link_down ? 0u : CSCR_LINK) |
+		       ((r->isr | r->late) & I_LINK ? CSCR_CHANGED : 0u);
 	case R_CONFIG5:
 		return r->config[5] | (u32)(plus_tx ? r->tppoll : 0) << 8;
 	case R_CPCR:
@@ -408,6 +433,17 @@ static void act_on_control(struct rtl8139 *r, u32 at, u32 size, u16 old_cpcr)
 		arm_timer(r);
 }
 
+/*
+ * A driver that reads so many frames at a time and acknowledges ROK for each (8139too) leaves the
+ * rest in the buffer with nothing to tell of them before the next frame comes. So unmasking says
+ * it.
+ */
+static void remind_of_frames(struct rtl8139 *r)
+{
+	if ((r->imr & I_ROK) && (r->cr & CR_RE) && !(r->cpcr & CP_RX) && !rtl_rx_buffer_empty(r))
+		r->isr |= I_ROK;
+}
+
 static void act_on_write(struct rtl8139 *r, u32 at, u32 size, u16 old_cpcr)
 {
 	bool plus = r->cpcr & (CP_TX | CP_RX);
@@ -422,6 +458,8 @@ static void act_on_write(struct rtl8139 *r, u32 at, u32 size, u16 old_cpcr)
 	if (ranges_overlap(at, size, R_TSD, 16) || ranges_overlap(at, size, R_TPPOLL, 1) ||
 	    ranges_overlap(at, size, R_CR, 1))
 		rtl_tx_run(r);
+	if (ranges_overlap(at, size, R_IMR, 2))
+		remind_of_frames(r);
 	if (ranges_overlap(at, size, R_IMR, 4))
 		update_irq(r);
 	if (ranges_overlap(at, size, R_CR, 9) || ranges_overlap(at, size, R_RCR, 4) ||
@@ -594,6 +632,7 @@ static int rtl8139_init(struct device *dev, const void *config, struct err *err)
 	r->plain = c->plain;
 	bus_timer_init(dev->bus, &r->timer, on_timer);
 	bus_timer_init(dev->bus, &r->kick, on_kick);
+	bus_timer_init(dev->bus, &r->late_timer, on_late);
 	r->pci.config_written = config_written;
 	pci_bar_init(&r->pci, 0, PCI_BAR_PIO, RTL_REGS, false);
 	pci_bar_init(&r->pci, 1, PCI_BAR_MMIO32, RTL_REGS, false);
@@ -632,6 +671,7 @@ static void rtl8139_free(struct device *dev)
 		net_set_client(r->net, NULL);
 	bus_timer_disarm(&r->timer);
 	bus_timer_disarm(&r->kick);
+	bus_timer_disarm(&r->late_timer);
 	pci_device_release(&r->pci);
 }
 
@@ -647,6 +687,13 @@ static void rtl8139_stats(struct device *dev, void (*line)(void *ctx, const char
 	line(ctx, "frames received", r->tally.rx_ok);
 	line(ctx, "frames missed", r->tally.rx_missed);
 	line(ctx, "exits saved by coalescing", saved);
+}
+
+static void rtl8139_saving(void *object)
+{
+	struct rtl8139 *r = container_of(object, struct rtl8139, pci.dev);
+
+	r->isr |= r->late; /* raised once it is loaded; here the timer does it */
 }
 
 static int rtl8139_loaded(void *object, struct err *err)
@@ -716,6 +763,7 @@ static const struct state_desc rtl8139_state = {
 	.name = "rtl8139",
 	.version = 1,
 	.fields = rtl8139_fields,
+	.saving = rtl8139_saving,
 	.loaded = rtl8139_loaded,
 };
 

@@ -44,6 +44,7 @@ enum { /* registers, by offset */
        R_ANAR = 0x66,
        R_ANLPAR = 0x68,
        R_ANER = 0x6a,
+       R_CSCR = 0x74,
        R_CONFIG5 = 0xd8,
        R_TPPOLL = 0xd9,
        R_CPCR = 0xe0,
@@ -113,13 +114,17 @@ struct rtl8139 {
 	u8 link_down;
 	u64 timer_start_ns;
 	struct rtl_tally tally;
-	struct bus_timer timer, kick;
+	struct bus_timer timer, kick, late_timer;
+	u16 late;      /* causes of isr to come with the next one, or when late_timer fires */
+	u8 late_slots; /* old mode: how many of the four wait for that */
 	u8 rx_stalled; /* a frame was refused: there was no buffer */
 	struct nic_tx tx;
 	u8 scratch[NIC_RX_MAX];
 };
 
 void rtl_raise(struct rtl8139 *r, u16 causes);
+/* The same for what a wire would have taken its time to do: soon, with what comes before. */
+void rtl_raise_late(struct rtl8139 *r, u16 causes);
 /* The memory that the guest named is not RAM, or may not be used. */
 void rtl_dma_failed(struct rtl8139 *r);
 

@@ -89,7 +89,10 @@ static void run_slots(struct rtl8139 *r)
 			send_frame(r, &none);
 		*tsd |= TSD_OWN | TSD_TOK;
 		r->tx_slot = (r->tx_slot + 1) % RTL_TX_SLOTS;
-		rtl_raise(r, I_TOK);
+		/* With all slots used the driver has to wait for it. */
+		rtl_raise_late(r, I_TOK);
+		if (++r->late_slots == RTL_TX_SLOTS)
+			rtl_raise(r, 0);
 	}
 }
 
@@ -161,7 +164,7 @@ static void end_frame(struct rtl8139 *r, u32 opts1, u32 opts2)
 	plan(&r->tx, opts1, &o);
 	put_pseudo_sum(&r->tx, &o);
 	send_frame(r, &o);
-	rtl_raise(r, I_TOK);
+	rtl_raise_late(r, I_TOK);
 }
 
 static u64 ring_address(const struct rtl8139 *r, int ring)
@@ -207,7 +210,7 @@ static void run_ring(struct rtl8139 *r, int ring, u8 poll)
 			return; /* sendable() comes */
 		if (!run_descriptor(r, ring)) {
 			r->tppoll &= ~poll;
-			rtl_raise(r, I_TDU);
+			rtl_raise_late(r, I_TDU);
 			return;
 		}
 	}

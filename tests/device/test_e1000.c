@@ -253,6 +253,47 @@ static bool tx_done(u32 i)
 	return *(u8 *)harness_ram(h, TX_RING + 16 * i + 12, 1) & 1;
 }
 
+/* IDE: told of within TADV, 256 us at least, all at once; or at once with another cause. */
+static void interrupts_of_sending(void **state)
+{
+	u64 before;
+
+	setup();
+	enable(0);
+	wr(IMC, ~0u);
+	wr(IMS, 0x85);
+	wr(0x3820, 8);	/* TIDV */
+	wr(0x382c, 32); /* TADV */
+	before = harness_edges(h, GSI);
+	for (u32 i = 0; i < 3; i++) {
+		put_tx(i, TX_BUF, 0x89000000 | 60, 0); /* IDE, RS, EOP */
+		wr(TDT, i + 1);
+		assert_true(tx_done(i));
+		assert_false(harness_line(h, GSI));
+	}
+	harness_advance(h, 300 * NSEC_PER_USEC);
+	assert_true(harness_line(h, GSI));
+	assert_int_equal(harness_edges(h, GSI) - before, 1);
+	assert_int_equal(rd(ICR) & 0x85, 0x01);
+	put_tx(3, TX_BUF, 0x89000000 | 60, 0);
+	wr(TDT, 4);
+	assert_false(harness_line(h, GSI));
+	wr(ICS, 0x04);
+	assert_true(harness_line(h, GSI));
+	assert_int_equal(rd(ICR) & 0x85, 0x05);
+	harness_advance(h, 300 * NSEC_PER_USEC);
+	assert_false(harness_line(h, GSI));
+	/* Who looks sees it. */
+	put_tx(4, TX_BUF, 0x89000000 | 60, 0);
+	wr(TDT, 5);
+	assert_int_equal(rd(ICR) & 0x85, 0x01);
+	/* Without IDE at once. */
+	put_tx(5, TX_BUF, 0x09000000 | 60, 0);
+	wr(TDT, 6);
+	assert_true(harness_line(h, GSI));
+	teardown();
+}
+
 static void legacy_transmit(void **state)
 {
 	u8 *buf;
@@ -874,6 +915,7 @@ int main(void)
 		cmocka_unit_test(identity),
 		cmocka_unit_test(interrupts),
 		cmocka_unit_test(throttling),
+		cmocka_unit_test(interrupts_of_sending),
 		cmocka_unit_test(legacy_transmit),
 		cmocka_unit_test(transmit_checksums),
 		cmocka_unit_test(segmentation),

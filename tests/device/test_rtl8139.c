@@ -172,12 +172,51 @@ static void old_transmit(void **state)
 		assert_int_equal(nic_link_frame(&lnk, i)->len, len);
 		assert_memory_equal(nic_link_frame(&lnk, i)->data, buf + slot * 0x1000, len);
 		assert_int_equal(rd(0x10 + 4 * slot, 4) & 0xa000, 0xa000);
+		harness_advance(h, 150 * NSEC_PER_USEC);
 		assert_true(harness_line(h, GSI));
 		assert_int_equal(rd(0x3e, 2), 0x04);
 		wr(0x3e, 2, 0x04);
 		assert_false(harness_line(h, GSI));
 	}
 	assert_int_equal(rd(0x60, 2) & 0x000f, 0x000f);
+	teardown();
+}
+
+/* What is sent is told of a frame's time on the wire later, once for all of it: but at once when
+ * the driver looks, when something else comes, or when it has no slot left. */
+static void interrupts_of_sending(void **state)
+{
+	static u8 frame[64];
+	u64 before;
+
+	setup();
+	enable_old();
+	before = harness_edges(h, GSI);
+	for (u32 i = 0; i < 3; i++) {
+		wr(0x20 + 4 * i, 4, TX_BUF);
+		wr(0x10 + 4 * i, 4, 100);
+	}
+	assert_false(harness_line(h, GSI));
+	harness_advance(h, 150 * NSEC_PER_USEC);
+	assert_true(harness_line(h, GSI));
+	assert_int_equal(harness_edges(h, GSI) - before, 1);
+	wr(0x3e, 2, 0xffff);
+	for (u32 i = 0; i < 4; i++) {
+		assert_false(harness_line(h, GSI));
+		wr(0x10 + 4 * ((3 + i) % 4), 4, 100);
+	}
+	assert_true(harness_line(h, GSI)); /* no slot left */
+	wr(0x3e, 2, 0xffff);
+	harness_advance(h, 150 * NSEC_PER_USEC);
+	assert_false(harness_line(h, GSI)); /* nor does it come twice */
+	wr(0x10 + 4 * 3, 4, 100);
+	assert_int_equal(rd(0x3e, 2), 4);
+	wr(0x3e, 2, 4);
+	wr(0x10, 4, 100);
+	nic_make_frame(frame, nic_mac, 0x88b5, 60, 0);
+	assert_true(nic_link_send(&lnk, h, frame, 60));
+	assert_true(harness_line(h, GSI));
+	assert_int_equal(rd(0x3e, 2), 5);
 	teardown();
 }
 
@@ -253,6 +292,33 @@ static void old_receive(void **state)
 		assert_true(rd(0x37, 1) & 1);
 		assert_int_equal(rd(0x3a, 2), cur);
 	}
+	teardown();
+}
+
+/* A driver that acknowledges all and leaves frames in the buffer hears of them when it unmasks. */
+static void old_receive_reminds(void **state)
+{
+	static u8 frame[64], got[2048];
+	u32 cur = 0;
+
+	setup();
+	enable_old();
+	wr(0x3c, 2, 0);
+	for (u32 i = 0; i < 2; i++) {
+		nic_make_frame(frame, nic_mac, 0x88b5, 60, i);
+		assert_true(nic_link_send(&lnk, h, frame, 60));
+	}
+	assert_int_equal(old_read(got, &cur, 8192), 60);
+	wr(0x3e, 2, 0xffff);
+	assert_int_equal(rd(0x3e, 2), 0);
+	assert_false(harness_line(h, GSI));
+	wr(0x3c, 2, 0xffff);
+	assert_true(harness_line(h, GSI));
+	assert_int_equal(rd(0x3e, 2), 1);
+	assert_int_equal(old_read(got, &cur, 8192), 60);
+	wr(0x3e, 2, 0xffff);
+	wr(0x3c, 2, 0xffff);
+	assert_false(harness_line(h, GSI));
 	teardown();
 }
 
@@ -726,12 +792,16 @@ static void link_state(void **state)
 		assert_int_equal(rd(0x58, 1) & 4, 4);
 		assert_int_equal(rd(0x64, 2) & 4, 0);
 		assert_int_equal(rd(0x3e, 2), 0x20);
+		/* 8139too looks here for what changed before it acknowledges. */
+		assert_int_equal(rd(0x74, 2), 0x0800);
 		wr(0x3e, 2, 0x20);
+		assert_int_equal(rd(0x74, 2), 0);
 		nic_make_frame(frame, nic_mac, 0x88b5, 60, 0);
 		nic_link_send(&lnk, h, frame, 60);
 		net_set_link(lnk.near, true);
 		harness_settle(h);
 		assert_int_equal(rd(0x58, 1) & 4, 0);
+		assert_int_equal(rd(0x74, 2), 0x0c00);
 		wr(0x3e, 2, 0xffff);
 	}
 	assert_true(arrives(nic_mac));
@@ -937,6 +1007,8 @@ int main(void)
 		cmocka_unit_test(configuration_lock),
 		cmocka_unit_test(old_transmit),
 		cmocka_unit_test(old_transmit_stops_and_resumes),
+		cmocka_unit_test(interrupts_of_sending),
+		cmocka_unit_test(old_receive_reminds),
 		cmocka_unit_test(old_receive),
 		cmocka_unit_test(old_receive_behind_the_end),
 		cmocka_unit_test(old_receive_waits_for_room),
