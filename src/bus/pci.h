@@ -85,6 +85,11 @@ struct pci_device {
 	u8 writable[PCI_CONFIG_SIZE];	 /* bits the guest may change */
 	u8 write_clear[PCI_CONFIG_SIZE]; /* bits the guest clears by writing 1 */
 	struct pci_bar bar[PCI_BARS];
+	struct {
+		struct bus_range range;
+		u8 *data;
+		u32 size; /* of data; the range is the next power of two */
+	} rom;
 	u16 cap_end; /* first free byte of the capability area */
 	bool intx_level;
 	struct {
@@ -121,6 +126,14 @@ void pci_bar_init(struct pci_device *dev, int n, enum pci_bar_kind kind, u64 siz
 		  bool prefetchable);
 /* region->range: name, class, size, ops, ctx filled by the caller. */
 void pci_bar_add(struct pci_device *dev, int n, struct pci_region *region, u64 offset);
+
+/*
+ * Give the function an expansion ROM (PCI 3.0, section 6.3): a copy of data, which firmware finds
+ * at configuration register 0x30. A ROM for another device of the same vendor is relabelled:
+ * network boot ROMs serve a family of cards and are labelled for one. Before the machine runs.
+ * -EINVAL for what is no such ROM, -EFBIG past 16 MiB, -ENOMEM.
+ */
+int pci_set_rom(struct pci_device *dev, const void *data, size_t size, struct err *err);
 
 /* Reserve len bytes (id and next pointer included) for a capability; its offset, or 0 when full.
  * The caller fills config[] and writable[] from offset + 2 on. */

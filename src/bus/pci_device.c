@@ -59,6 +59,7 @@ void pci_device_release(struct pci_device *dev)
 		return;
 	pci_set_intx(dev, false);
 	pci_unmap_bars(dev);
+	pci_release_rom(dev);
 	pci_msix_release(dev);
 	dev->host->slot[dev->devfn] = NULL;
 	dev->host = NULL;
@@ -73,6 +74,7 @@ void pci_device_reset(struct pci_device *dev)
 
 		store_le32(reg, load_le32(reg) & ~load_le32(dev->writable + PCI_BAR0 + 4 * n));
 	}
+	memset(dev->config + PCI_ROM_ADDRESS, 0, 4);
 	pci_update_bars(dev);
 	if (dev->msix.cap) {
 		store_le16(dev->config + dev->msix.cap + 2, dev->msix.count - 1);
@@ -188,6 +190,7 @@ void pci_update_bars(struct pci_device *dev)
 		if (want && !bar->mapped)
 			bar_map(dev, bar, addr);
 	}
+	pci_update_rom(dev);
 }
 
 void pci_unmap_bars(struct pci_device *dev)
@@ -219,6 +222,8 @@ void pci_config_write(struct pci_device *dev, u16 offset, unsigned int size, u32
 		pci_update_intx(dev);
 	} else if (ranges_overlap(offset, size, PCI_BAR0, 4 * PCI_BARS)) {
 		pci_update_bars(dev);
+	} else if (ranges_overlap(offset, size, PCI_ROM_ADDRESS, 4)) {
+		pci_update_rom(dev);
 	} else if (dev->msix.cap && ranges_overlap(offset, size, dev->msix.cap + 2u, 2)) {
 		pci_msix_control_changed(dev);
 	}

@@ -11,6 +11,7 @@
 #define PCI_HEADER_TYPE	   0x0e
 #define PCI_BAR0	   0x10
 #define PCI_SUBSYSTEM	   0x2c
+#define PCI_ROM_ADDRESS	   0x30
 #define PCI_CAP_POINTER	   0x34
 #define PCI_INTERRUPT_LINE 0x3c
 #define PCI_INTERRUPT_PIN  0x3d
@@ -41,6 +42,9 @@ void pci_config_write(struct pci_device *dev, u16 offset, unsigned int size, u32
 /* Apply COMMAND and the BAR registers to the bus. */
 void pci_update_bars(struct pci_device *dev);
 void pci_unmap_bars(struct pci_device *dev);
+/* The same for the expansion ROM. */
+void pci_update_rom(struct pci_device *dev);
+void pci_release_rom(struct pci_device *dev);
 /* Has the masked vector's eventfd been signalled? Takes the signal. */
 bool pci_msix_collected(struct pci_device *dev, unsigned int n);
 /* MSI-X after its control word changed. */

@@ -1,17 +1,20 @@
 /* --net: a network card and the link behind it. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/str.h"
 #include "bus/device.h"
+#include "bus/pci.h"
 #include "hw/e1000.h"
 #include "hw/rtl8139.h"
 #include "machine/machine_int.h"
 #include "machine/user_devices.h"
 #include "net/net.h"
 #include "os/clock.h"
+#include "os/file.h"
 #include "virtio/net.h"
 
 extern const struct virtio_class virtio_net;
@@ -26,9 +29,42 @@ static void release_link(void *object)
 	net_close(object);
 }
 
+#define ROM_MAX	    (16 * MiB)
+#define ROM_PACKAGE "/usr/lib/ipxe/qemu/pxe-%.*s.rom"
+
+/* rom=: only firmware runs it. */
+static int add_rom(struct machine *m, struct device *dev, const struct net_card *card,
+		   struct err *err)
+{
+	const char *model = card->model ? card->model : "virtio";
+	char pxe[64];
+	void *data;
+	size_t len;
+	int rc;
+
+	if (!card->rom || !strcmp(card->rom, "none"))
+		return 0;
+	if (m->board != BOARD_PC)
+		return err_set(err, EINVAL, "rom=: this machine has no PCI");
+	/* rtl8139-plain is an rtl8139, too. */
+	snprintf(pxe, sizeof(pxe), ROM_PACKAGE, (int)strcspn(model, "-"), model);
+	rc = file_read_all(strcmp(card->rom, "pxe") ? card->rom : pxe, ROM_MAX, &data, &len, err);
+	if (rc) {
+		err_prefix(err, "rom=%s%s", card->rom,
+			   strcmp(card->rom, "pxe") ? "" : " (package ipxe-qemu has it)");
+		return rc;
+	}
+	rc = pci_set_rom(container_of(dev, struct pci_device, dev), data, len, err);
+	if (rc)
+		err_prefix(err, "rom=%s", card->rom);
+	free(data);
+	return rc;
+}
+
 static int add_virtio(struct machine *m, struct net *net, const struct net_card *card,
 		      const u8 *mac, struct err *err)
 {
+	struct device *dev;
 	struct virtio_net_options options = {
 		.net = net,
 		.mtu = (u16)card->mtu,
@@ -36,26 +72,30 @@ static int add_virtio(struct machine *m, struct net *net, const struct net_card 
 	};
 
 	memcpy(options.mac, mac, sizeof(options.mac));
-	return board_add_virtio(m, &virtio_net, "net", &options, card->transitional, err) ? 0
-											  : -EIO;
+	dev = board_add_virtio(m, &virtio_net, "net", &options, card->transitional, err);
+	return dev ? add_rom(m, dev, card, err) : -EIO;
 }
 
 static int add_rtl8139(struct machine *m, struct net *net, const struct net_card *card,
 		       const u8 *mac, struct err *err)
 {
 	struct rtl8139_config config = {.net = net, .plain = !strcmp(card->model, "rtl8139-plain")};
+	struct device *dev;
 
 	memcpy(config.mac, mac, sizeof(config.mac));
-	return device_new(m->bus, &rtl8139_class, m->net[m->nets].id, &config, err) ? 0 : -EIO;
+	dev = device_new(m->bus, &rtl8139_class, m->net[m->nets].id, &config, err);
+	return dev ? add_rom(m, dev, card, err) : -EIO;
 }
 
 static int add_e1000(struct machine *m, struct net *net, const struct net_card *card, const u8 *mac,
 		     struct err *err)
 {
 	struct e1000_config config = {.net = net};
+	struct device *dev;
 
 	memcpy(config.mac, mac, sizeof(config.mac));
-	return device_new(m->bus, &e1000_class, m->net[m->nets].id, &config, err) ? 0 : -EIO;
+	dev = device_new(m->bus, &e1000_class, m->net[m->nets].id, &config, err);
+	return dev ? add_rom(m, dev, card, err) : -EIO;
 }
 
 static const struct {

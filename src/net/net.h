@@ -122,6 +122,7 @@ struct net_card {
 	u64 pairs;	   /* queue pairs wanted; 1 */
 	bool transitional; /* virtio: the registers from before 1.0, too */
 	struct net_limits limits;
+	char *rom;	   /* boot ROM: a file, or "pxe" for the package's one; NULL: none */
 	char *dump; /* file for a capture of this link, or NULL */
 };
 

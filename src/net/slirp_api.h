@@ -15,6 +15,7 @@ struct slirp_api {
 	void (*handle_timer)(Slirp *slirp, SlirpTimerId id, void *opaque);
 	int (*add_hostfwd)(Slirp *slirp, const struct sockaddr *host, socklen_t host_len,
 			   const struct sockaddr *guest, socklen_t guest_len, int flags);
+	int (*add_exec)(Slirp *slirp, const char *cmdline, struct in_addr *guest, int port);
 	int (*add_unix)(Slirp *slirp, const char *path, struct in_addr *guest, int port);
 };
 

@@ -14,7 +14,7 @@ struct user_forward {
 };
 
 struct user_config {
-	char *net, *host, *dns, *dhcpstart, *hostname, *domain;
+	char *net, *host, *dns, *dhcpstart, *hostname, *domain, *tftp, *bootfile;
 	bool restrict_on, host_loopback, ipv6;
 	u64 mtu;
 	struct user_forward forward[USER_MAX_FORWARDS];

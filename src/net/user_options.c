@@ -42,6 +42,8 @@ const struct opt user_options[] = {
 	{"dhcpstart", OPT_STRING, FIELD(dhcpstart), "ADDR", "the first address DHCP gives (.15)"},
 	{"hostname", OPT_STRING, FIELD(hostname), "NAME", "the name DHCP gives the guest"},
 	{"domain", OPT_STRING, FIELD(domain), "NAME", "the domain DHCP gives the guest"},
+	{"tftp", OPT_STRING, FIELD(tftp), "DIR", "a folder that the gateway serves by TFTP"},
+	{"bootfile", OPT_STRING, FIELD(bootfile), "NAME", "the file DHCP gives for network boot"},
 	{"ipv6", OPT_BOOL, FIELD(ipv6), "on|off", "IPv6, fec0::/64 (on)", .dflt = "on"},
 	{"restrict", OPT_BOOL, FIELD(restrict_on), "on|off",
 	 "the guest reaches nothing but what forwards allow"},
@@ -51,8 +53,10 @@ const struct opt user_options[] = {
 	 .max = 65500},
 	{"hostfwd", OPT_CALL, .arg = "PROTO:[ADDR]:PORT-[ADDR]:PORT", .call = add_hostfwd,
 	 .help = "forward a port of the host to the guest; PROTO is tcp or udp"},
-	{"guestfwd", OPT_CALL, .arg = "tcp:ADDR:PORT-unix:PATH", .call = add_guestfwd,
-	 .help = "connections of the guest to an address in its network go to a UNIX socket"},
+	{"guestfwd", OPT_CALL, .arg = "tcp:ADDR:PORT-unix:PATH|cmd:COMMAND", .call = add_guestfwd,
+	 .help = "connections of the guest to an address in its network go to a UNIX socket, or "
+		 "each "
+		 "to a command of its own on standard input and output"},
 	OPT_END,
 };
 
@@ -105,6 +109,8 @@ int user_make_config(const struct user_config *c, SlirpConfig *s, struct err *er
 		.vprefix_len = 64,
 		.vhostname = c->hostname,
 		.vdomainname = c->domain,
+		.tftp_path = c->tftp,
+		.bootfile = c->bootfile,
 		.if_mtu = c->mtu,
 		.if_mru = c->mtu,
 		.disable_host_loopback = !c->host_loopback,
@@ -165,12 +171,18 @@ static int add_to_host(const struct slirp_api *api, Slirp *slirp, char *from, co
 {
 	struct in_addr none = {0};
 	struct sockaddr_in guest_end;
+	bool command = !strncmp(to, "cmd:", 4);
+	const char *target = to + (command ? 4 : 5);
+	int (*add)(Slirp *, const char *, struct in_addr *, int) =
+		command ? api->add_exec : api->add_unix;
 
-	if (strncmp(from, "tcp:", 4) || strncmp(to, "unix:", 5) || !to[5] ||
+	if (strncmp(from, "tcp:", 4) || (!command && strncmp(to, "unix:", 5)) || !*target ||
 	    parse_endpoint(from + 4, none, &guest_end) || !guest_end.sin_addr.s_addr)
-		return err_set(err, EINVAL, "guestfwd=%s: give it as tcp:10.0.2.100:80-unix:PATH",
+		return err_set(err, EINVAL,
+			       "guestfwd=%s: give it as tcp:10.0.2.100:80-unix:PATH or "
+			       "tcp:10.0.2.100:80-cmd:COMMAND",
 			       text);
-	if (api->add_unix(slirp, to + 5, &guest_end.sin_addr, ntohs(guest_end.sin_port)) < 0)
+	if (add(slirp, target, &guest_end.sin_addr, ntohs(guest_end.sin_port)) < 0)
 		return err_set(err, EINVAL,
 			       "guestfwd=%s: the address is taken or not in the "
 			       "guest's network",

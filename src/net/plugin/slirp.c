@@ -12,4 +12,5 @@ __attribute__((visibility("default"))) const struct slirp_api slirp_api = {
 	.handle_timer = slirp_handle_timer,
 	.add_hostfwd = slirp_add_hostxfwd,
 	.add_unix = slirp_add_unix,
+	.add_exec = slirp_add_exec,
 };

@@ -365,6 +365,94 @@ static void pci_bars_move(void **state)
 	assert_int_equal(c->moves, 4);
 }
 
+/* A ROM of one 512-byte image for device 0x1234:9999, whose bytes sum up to 0. */
+static void make_rom(u8 *rom, u32 size)
+{
+	u8 sum = 0;
+
+	for (u32 i = 0; i < size; i++)
+		rom[i] = (u8)(i * 7);
+	memcpy(rom, "\x55\xaa\x01\xeb\x00\x90\x00", 7);
+	memcpy(rom + 0x18, "\x40\x00", 2);
+	memcpy(rom + 0x40, "PCIR\x34\x12\x99\x99", 8);
+	for (u32 i = 0; i < 512; i++)
+		sum += rom[i];
+	rom[511] -= sum;
+}
+
+static void expansion_rom(void **state)
+{
+	struct fixture *f = *state;
+	struct card *c = new_card(f, "card0");
+	u8 rom[5000], sum = 0, byte;
+	struct err err = {{0}};
+	u32 v = 0;
+
+	/* Without one the register is not there. */
+	config_set(f, 8, 0x30, 4, ~0u);
+	assert_int_equal(config_get(f, 8, 0x30, 4), 0);
+	make_rom(rom, sizeof(rom));
+	assert_int_equal(pci_set_rom(&c->pci, rom + 1, sizeof(rom) - 1, &err), -EINVAL);
+	assert_int_equal(pci_set_rom(&c->pci, rom, 10, &err), -EINVAL);
+	assert_int_equal(pci_set_rom(&c->pci, rom, sizeof(rom), &err), 0);
+	config_set(f, 8, 0x30, 4, ~0u);
+	assert_int_equal(config_get(f, 8, 0x30, 4), 0xffffe001);
+	/* Both the register and memory decoding must be on. */
+	config_set(f, 8, 0x30, 4, 0xd4000001);
+	bus_mmio(f->bus, 0xd4000000, false, 4, &v);
+	assert_int_equal(v, 0xffffffff);
+	config_set(f, 8, 4, 2, 2);
+	bus_mmio(f->bus, 0xd4000000, false, 4, &v);
+	assert_int_equal(v, 0xeb01aa55);
+	/* Labelled for this card, and still a sum of 0. */
+	bus_mmio(f->bus, 0xd4000044, false, 4, &v);
+	assert_int_equal(v, 0x56781234);
+	for (u32 i = 0; i < 512; i++) {
+		bus_mmio(f->bus, 0xd4000000 + i, false, 1, &byte);
+		sum += byte;
+	}
+	assert_int_equal(sum, 0);
+	/* Its end, and what is past it. */
+	bus_mmio(f->bus, 0xd4000000 + 4999, false, 1, &byte);
+	assert_int_equal(byte, rom[4999]);
+	bus_mmio(f->bus, 0xd4000000 + 8188, false, 4, &v);
+	assert_int_equal(v, 0xffffffff);
+	v = 0;
+	bus_mmio(f->bus, 0xd4000000, true, 4, &v);
+	bus_mmio(f->bus, 0xd4000000, false, 4, &v);
+	assert_int_equal(v, 0xeb01aa55);
+	/* Moved, off, and gone with a reset. */
+	config_set(f, 8, 0x30, 4, 0xd4800001);
+	bus_mmio(f->bus, 0xd4000000, false, 4, &v);
+	assert_int_equal(v, 0xffffffff);
+	bus_mmio(f->bus, 0xd4800000, false, 4, &v);
+	assert_int_equal(v, 0xeb01aa55);
+	config_set(f, 8, 0x30, 4, 0xd4800000);
+	bus_mmio(f->bus, 0xd4800000, false, 4, &v);
+	assert_int_equal(v, 0xffffffff);
+	config_set(f, 8, 0x30, 4, 0xd4800001);
+	pci_device_reset(&c->pci);
+	assert_int_equal(config_get(f, 8, 0x30, 4), 0);
+}
+
+/* A ROM whose pointers lead nowhere is left as it is. */
+static void expansion_rom_damaged(void **state)
+{
+	struct fixture *f = *state;
+	struct card *c = new_card(f, "card0");
+	u8 rom[512];
+	struct err err;
+	u32 v = 0;
+
+	make_rom(rom, sizeof(rom));
+	memcpy(rom + 0x18, "\xff\x01", 2);
+	assert_int_equal(pci_set_rom(&c->pci, rom, sizeof(rom), &err), 0);
+	config_set(f, 8, 0x30, 4, 0xd4000001);
+	config_set(f, 8, 4, 2, 2);
+	bus_mmio(f->bus, 0xd4000044, false, 4, &v);
+	assert_int_equal(v, 0x99991234);
+}
+
 static void msix_masks(void **state)
 {
 	struct fixture *f = *state;
@@ -585,6 +673,8 @@ int main(void)
 		T(coalesced_ring),
 		T(pci_config_space),
 		T(pci_bars_move),
+		T(expansion_rom),
+		T(expansion_rom_damaged),
 		T(msix_masks),
 		T(intx_joins),
 		T(slots_run_out),
