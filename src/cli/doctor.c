@@ -27,7 +27,9 @@ static enum engine_verdict judge(const struct engine_class *engine, struct engin
 
 const struct engine_class *run_choose_engine(int choice, const char **why, struct err *err)
 {
-	static const char *const names[] = {"auto", "kvm", "soft"};
+	static const char *const names[] = {
+		"auto",		  "kvm", "soft", "soft,exec=interpreter", "soft,exec=translator",
+		"soft,exec=eager"};
 	const struct engine_class *kvm = engine_lookup("kvm"), *soft = engine_lookup("soft");
 	struct engine_probe probe;
 	enum engine_verdict v;

@@ -41,7 +41,8 @@ static int add_reg(void *target, const char *value, struct err *err)
 	return 0;
 }
 
-static inline int add_device(struct run_options *o, const char *kind, const char *spec, struct err *err)
+static inline int add_device(struct run_options *o, const char *kind, const char *spec,
+			     struct err *err)
 {
 	if (o->devices == RUN_MAX_LIST)
 		return err_set(err, E2BIG, "more than %d devices", RUN_MAX_LIST);
@@ -57,7 +58,9 @@ static inline int add_device(struct run_options *o, const char *kind, const char
 #include "cli/run_devices.def"
 #undef DEVICE_OPTION
 
-static const char *const engine_names[] = {"auto", "kvm", "soft", NULL};
+static const char *const engine_names[] = {
+	"auto", "kvm", "soft", "soft,exec=interpreter", "soft,exec=translator", "soft,exec=eager",
+	NULL};
 static const char *const board_names[] = {"auto", "pc", "micro", "bare", NULL};
 static const char *const mode_names[] = {"real", "protected", "long", NULL};
 
@@ -85,9 +88,10 @@ const struct opt run_option_table[] = {
 	 .max = 256},
 	{"hugepages", OPT_BOOL, FIELD(hugepages), "on|off",
 	 "Take RAM from the host's reserved huge pages."},
-	{"engine", OPT_ENUM, FIELD(engine), "auto|kvm|soft",
+	{"engine", OPT_ENUM, FIELD(engine), "auto|kvm|soft[,exec=HOW]",
 	 "What runs the CPUs: the kernel's KVM, or our own in user space (auto: KVM where it is "
-	 "there and fast).",
+	 "there and fast). HOW our own does it: interpreter, translator (hot code becomes host "
+	 "code), or eager (all code does, for tests).",
 	 .choices = engine_names},
 	{"machine", OPT_ENUM, FIELD(board), "auto|pc|micro|bare",
 	 "The board: pc has PCI and all PC devices, micro has virtio-mmio and no PCI, bare has no "

@@ -34,7 +34,8 @@ struct engine_class {
 	void (*irqfd_signal)(int vm_fd, int fd);
 };
 
-/* All engines, in order of preference; NULL at the end. From engines.def. */
+/* All engines, in order of preference; NULL at the end. From engines.def. Lookup also knows variants
+ * of them: "soft,exec=interpreter", "soft,exec=translator", "soft,exec=eager". */
 extern const struct engine_class *const engine_classes[];
 
 const struct engine_class *engine_lookup(const char *name);

@@ -144,18 +144,24 @@ static int all_of(char **names, int count)
 	return missing;
 }
 
+static void run_cases(const struct engine_class *engine, char **names, int count,
+		      struct totals *t)
+{
+	for (const struct engine_case *c = engine_cases; c->name; c++)
+		if (chosen(c, names, count))
+			run_case(engine, c, t);
+}
+
 static int run_all(const char *engine, char **names, int count)
 {
 	struct totals t = {0};
 
-	for (const struct engine_class *const *e = engine_classes; *e; e++) {
-		if (engine && strcmp(engine, (*e)->name))
-			continue;
-		for (const struct engine_case *c = engine_cases; c->name; c++)
-			if (chosen(c, names, count))
-				run_case(*e, c, &t);
-	}
-	if (engine && !engine_lookup(engine)) {
+	if (!engine)
+		for (const struct engine_class *const *e = engine_classes; *e; e++)
+			run_cases(*e, names, count, &t);
+	else if (engine_lookup(engine))
+		run_cases(engine_lookup(engine), names, count, &t);
+	else {
 		printf("SKIP: this build has no engine called %s\n", engine);
 		return SKIPPED;
 	}

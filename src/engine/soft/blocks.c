@@ -21,6 +21,7 @@
 #include "engine/soft/exec.h"
 #include "engine/soft/io.h"
 #include "engine/soft/ops_branch.h"
+#include "engine/soft/translate.h"
 
 static struct blocks *blocks_of(const struct kvm_vcpu *vcpu)
 {
@@ -119,8 +120,10 @@ static void unlink_block(struct block **p, size_t next, const struct block *bloc
 		*p = *(struct block **)((char *)*p + next);
 }
 
-static void drop_block(struct blocks *b, struct block *block)
+static void drop_block(struct kvm_vcpu *vcpu, struct block *block)
 {
+	struct blocks *b = blocks_of(vcpu);
+
 	unlink_block(&b->bucket[bucket_of(block->gpa)], offsetof(struct block, next), block);
 	unlink_block(&b->page[page_bucket(block->gpa)], offsetof(struct block, next_page), block);
 	if (block->gpa2 != NO_GPA)
@@ -129,22 +132,24 @@ static void drop_block(struct blocks *b, struct block *block)
 	block->dropped = true;
 	for (unsigned int i = 0; i < block->uops; i++)
 		block->uop[i].fn = branch_dropped;
+	translate_block_dropped(vcpu, block);
 	b->drops++;
 }
 
-static void drop_page(struct blocks *b, u64 page)
+static void drop_page(struct kvm_vcpu *vcpu, u64 page)
 {
+	struct blocks *b = blocks_of(vcpu);
 	struct block *block, *next;
 
 	for (block = b->page[page_bucket(page)]; block; block = next) {
 		next = block->next_page;
 		if ((block->gpa & ~(PAGE_SIZE - 1)) == page)
-			drop_block(b, block);
+			drop_block(vcpu, block);
 	}
 	for (block = b->second[page_bucket(page)]; block; block = next) {
 		next = block->next_second;
 		if (block->gpa2 == page)
-			drop_block(b, block);
+			drop_block(vcpu, block);
 	}
 	b->drops++;
 }
@@ -161,6 +166,7 @@ void blocks_drop_all(struct kvm_vcpu *vcpu)
 	memset(b->page, 0, sizeof(b->page));
 	memset(b->second, 0, sizeof(b->second));
 	b->used = 0;
+	translate_all_dropped(vcpu);
 }
 
 static void ask_flush(struct kvm_vcpu *vcpu, u64 page)
@@ -193,9 +199,9 @@ void blocks_flush_requested(struct kvm_vcpu *vcpu)
 	if (b->flush_all)
 		for (u32 i = 0; i < BLOCK_BUCKETS; i++)
 			while (b->page[i])
-				drop_block(b, b->page[i]);
+				drop_block(vcpu, b->page[i]);
 	for (u32 i = 0; i < b->flush_count; i++)
-		drop_page(b, b->flush_page[i]);
+		drop_page(vcpu, b->flush_page[i]);
 	b->flush_count = 0;
 	b->flush_all = false;
 	pthread_mutex_unlock(&b->flush_lock);
@@ -210,7 +216,7 @@ static void forget_page(struct kvm *kvm, struct kvm_vcpu *self, u64 gpa, u64 len
 		return;
 	__atomic_store_n(word, 0, __ATOMIC_SEQ_CST);
 	if (self)
-		drop_page(blocks_of(self), page);
+		drop_page(self, page);
 	ask_others(kvm, self, page);
 }
 
@@ -295,7 +301,7 @@ static void remember_jump(struct kvm_vcpu *vcpu, struct jump_entry *e, const str
 	if (rip >> 63 && vcpu->ctl.cr4 & X86_CR4_PGE && !mmu_is_global(vcpu, rip))
 		return;
 	bitmap_set(blocks_of(vcpu)->filter[rip >> 63], filter_bit(rip));
-	*e = (struct jump_entry){rip, vcpu->jump_tag[rip >> 63], block->uop};
+	*e = (struct jump_entry){rip, vcpu->jump_tag[rip >> 63], block->uop, 0};
 }
 
 /* ---- building ---- */
@@ -481,6 +487,7 @@ again:
 	s.block->bytes = (u16)s.off;
 	s.block->uops = (u8)s.slot;
 	enter_in_tables(b, s.block, s.slot + 1);
+	translate_block_made(vcpu, s.block);
 	return s.block;
 }
 
@@ -525,7 +532,7 @@ static struct block *lookup(struct kvm_vcpu *vcpu, u64 linear, u8 mode, const st
 	if (block && (block->gpa2 == NO_GPA || second_page_same(vcpu, block, linear)))
 		return block;
 	if (block)
-		drop_block(b, block);
+		drop_block(vcpu, block);
 	return build(vcpu, linear, gpa, host, mode);
 }
 

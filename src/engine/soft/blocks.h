@@ -44,6 +44,7 @@ struct jump_entry {
 	u64 rip;
 	u64 tag; /* vcpu->jump_tag[] of its half */
 	const struct uop *uop;
+	u64 unused; /* a power of two in all, for the translator's sake */
 };
 
 struct block {
@@ -56,6 +57,14 @@ struct block {
 	u8 mode;
 	u8 uops;
 	bool dropped;
+	/* the translator's */
+	bool translated;
+	u16 entries;	  /* so far */
+	u32 direct;	  /* in its arena: the entry for links */
+	u32 dropped_code; /* what takes its place when the block is dropped */
+	uop_fn *first;	  /* the interpreter's function of uop[0] */
+	u8 unused[24];
+	const void *code; /* right before uop[0]: what the jump cache enters */
 	_Alignas(32) struct uop uop[];
 };
 

@@ -7,6 +7,7 @@
 #include "engine/soft/mmu.h"
 
 struct native;
+struct translator;
 
 /* The way back into the run loop. The thread sanitizer keeps a call stack of its own, which only
  * the library's longjmp() unwinds. */
@@ -24,6 +25,7 @@ struct cpu {
 	struct mmu mmu; /* first: vcpu_mmu() */
 	struct blocks blocks;
 	struct native *native; /* stubs of this vCPU (native.c): native_init(), native_free() */
+	struct translator *translator; /* NULL: blocks are interpreted (translate.h) */
 	unwind_buf raise_buf;  /* of the run loop */
 	enum unwind unwind;    /* why it was returned to */
 	bool halted;	       /* HLT was executed */

@@ -19,6 +19,7 @@
 #include "engine/soft/flags.h"
 #include "engine/soft/io.h"
 #include "engine/soft/native.h"
+#include "engine/soft/translate.h"
 
 #define DR6_INIT 0xffff0ff0u
 
@@ -414,6 +415,7 @@ static void vcpu_free(struct kvm_vcpu *vcpu)
 	if (!vcpu->cpu)
 		return;
 	native_free(vcpu);
+	translate_free(vcpu);
 	blocks_free(vcpu);
 	munmap(vcpu->cpu, sizeof(struct cpu));
 	vcpu->cpu = NULL;
@@ -432,6 +434,8 @@ static int vcpu_init(struct kvm_vcpu *vcpu)
 	rc = blocks_init(vcpu);
 	if (!rc)
 		rc = native_init(vcpu);
+	if (!rc)
+		rc = translate_init(vcpu, vcpu->kvm->exec->threshold);
 	if (rc)
 		vcpu_free(vcpu);
 	else
@@ -439,17 +443,17 @@ static int vcpu_init(struct kvm_vcpu *vcpu)
 	return rc;
 }
 
-const struct kvm_exec_ops interpreter_ops = {
-	.name = "interpreter",
-	.vm_init = blocks_vm_init,
-	.vm_free = blocks_vm_free,
-	.vcpu_init = vcpu_init,
-	.vcpu_free = vcpu_free,
-	.vcpu_reset = vcpu_reset,
-	.run = run,
-	.state_changed = state_changed,
-	.state_sync = state_sync,
-	.flush_slot = blocks_flush_slot,
-	.memory_written = blocks_memory_written,
-	.translate = mmu_translate_debug,
+/* What the two have in common: all but when a block is translated. */
+#define EXEC_OPS                                                                                   \
+	.vm_init = blocks_vm_init, .vm_free = blocks_vm_free, .vcpu_init = vcpu_init,              \
+	.vcpu_free = vcpu_free, .vcpu_reset = vcpu_reset, .run = run,                              \
+	.state_changed = state_changed, .state_sync = state_sync, .flush_slot = blocks_flush_slot, \
+	.memory_written = blocks_memory_written, .translate = mmu_translate_debug
+
+const struct kvm_exec_ops interpreter_ops = {.name = "interpreter", EXEC_OPS};
+const struct kvm_exec_ops translator_ops = {
+	.name = "translator",
+	.threshold = TRANSLATE_THRESHOLD,
+	EXEC_OPS,
 };
+const struct kvm_exec_ops eager_ops = {.name = "eager", .threshold = 1, EXEC_OPS};

@@ -284,6 +284,7 @@ void mmu_update_class(struct kvm_vcpu *vcpu)
 		m->class = ac && (c->cr4 & X86_CR4_SMAP) ? TLB_OPEN : TLB_SUPERVISOR;
 	m->align_check = ac && c->cpl == 3 && (c->cr0 & X86_CR0_AM);
 	m->tlb = m->align_check ? &m->off : &m->tlbs[m->class];
+	vcpu->tlb = m->tlb;
 	m->linear_mask = c->efer & EFER_LMA ? ~0ULL : 0xffffffff;
 }
 

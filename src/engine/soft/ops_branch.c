@@ -415,3 +415,10 @@ const struct operation oper_call_rm = {
 	.ends = true,
 	.build = call_rm_build,
 };
+
+const struct branch_fns branch_fns[2] = {
+	{jmp_64, jmp_far_64, fall_64, call_64, ret_64, jmp_r_64, jmp_m_64, call_r_64, call_m_64,
+	 jcc_64},
+	{jmp_32, jmp_far_32, fall_32, call_32, ret_32, jmp_r_32, jmp_m_32, call_r_32, call_m_32,
+	 jcc_32},
+};

@@ -101,3 +101,12 @@ uop_fn *branch_fuse(uop_fn *compare, unsigned int cc)
 			return fusions[i].fused[cc];
 	return NULL;
 }
+
+uop_fn *branch_unfused(uop_fn *fn)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(fusions); i++)
+		for (unsigned int cc = 0; cc < 16; cc++)
+			if (fusions[i].fused[cc] == fn)
+				return fusions[i].oper->fn[fusions[i].form][fusions[i].size];
+	return fn;
+}

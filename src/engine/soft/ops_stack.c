@@ -273,3 +273,8 @@ OP(leave)
 	set_stack_pointer(vcpu, bp + size);
 	reg_write(vcpu, 8 * RBP, u->osize, value);
 }
+
+const struct stack_fns stack_fns[2] = {
+	{push_r_64, push_i_64, pop_r_64},
+	{push_r_flat, push_i_flat, pop_r_flat},
+};

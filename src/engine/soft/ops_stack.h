@@ -14,4 +14,10 @@ u64 stack_slot(struct kvm_vcpu *vcpu, u64 sp, unsigned int size, enum access acc
 /* Set rSP (its low 16 bits, with a 16-bit stack). */
 void set_stack_pointer(struct kvm_vcpu *vcpu, u64 sp);
 
+/* For the translator: [0]: of 64-bit code, [1]: of flat 32-bit code. */
+struct stack_fns {
+	uop_fn *push_r, *push_i, *pop_r;
+};
+extern const struct stack_fns stack_fns[2];
+
 #endif

@@ -20,6 +20,9 @@
 
 /* As open("/dev/kvm"): the system descriptor, or -errno. */
 int soft_kvm_open(void);
+/* With a back end of choice: "interpreter"; "translator", which makes host code of what is executed
+ * often; "eager", which does so at once (tests). NULL: the default. */
+int soft_kvm_open_exec(const char *exec);
 /* As ioctl(2), but a failure is the value -errno. */
 int soft_kvm_ioctl(int fd, unsigned long request, unsigned long arg);
 /* As mmap(2) of a vCPU descriptor, shared; MAP_FAILED's place is taken by NULL with errno. Unlike

@@ -182,6 +182,7 @@ struct kvm_vcpu {
 	struct vcpu_control ctl;
 	u32 exit_request;      /* polled at block ends; any thread may set it to 1, atomically */
 	u64 requests;	       /* bits KVM_REQ_*, atomic */
+	void *tlb;	       /* what mmu.tlb says, one load closer: for the translator */
 	u64 jump_tag[2];       /* whose linear addresses are in force, by half: blocks.h */
 	u16 aflags;	       /* arithmetic flags: flags.h */
 	u8 mode;	       /* MODE_*: what decoded code depends on (uop.h) */
@@ -232,11 +233,12 @@ struct kvm {
 };
 
 /*
- * The executing back end, as kvm_x86_ops is to KVM: the interpreter now, the translator next.
- * exec.c defines `interpreter_ops`.
+ * The executing back end, as kvm_x86_ops is to KVM: the interpreter, or that with the translator
+ * (translate.c); eager: of everything, for tests. exec.c defines them.
  */
 struct kvm_exec_ops {
 	const char *name;
+	u32 threshold; /* entries of a block before it is translated; 0: it never is */
 	int (*vm_init)(struct kvm *kvm); /* 0 or -errno */
 	void (*vm_free)(struct kvm *kvm);
 	int (*vcpu_init)(struct kvm_vcpu *vcpu); /* state is as after RESET when it returns */
@@ -262,7 +264,7 @@ struct kvm_exec_ops {
 	u64 (*translate)(struct kvm_vcpu *vcpu, u64 linear, bool *writable, bool *user);
 };
 
-extern const struct kvm_exec_ops interpreter_ops;
+extern const struct kvm_exec_ops interpreter_ops, translator_ops, eager_ops;
 
 /* ------------------------------------------------------------------------------------------ */
 /* What api and chips do for the cpu. All on the vCPU's thread.                               */

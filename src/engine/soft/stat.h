@@ -36,6 +36,7 @@
 	X(invlpg, C)		   /* */                                                           \
 	X(pf_guest, C)		   /* page faults delivered (cpu) */                               \
 	X(blocks_decoded, C)	   /* (cpu) */                                                     \
+	X(blocks_translated, C)	   /* to host code (cpu) */                                        \
 	X(blocks_invalidated, C)   /* by writes to code (cpu) */                                   \
 	X(native_stubs, C)	   /* operations built for the host to execute (cpu) */            \
 	X(msr_reads, C)		   /* */                                                           \

@@ -39,7 +39,7 @@ struct options {
 	u64 seed, count;
 	unsigned int seconds;
 	unsigned int reports; /* differences to describe */
-	const char *only, *corpus;
+	const char *only, *corpus, *engine;
 	bool dump; /* show registers of each run */
 	regex_t re;
 };
@@ -434,7 +434,7 @@ static int child(const struct options *o, struct progress *p)
 	static struct diff_case c;
 	struct gen_insns insns;
 	u64 until = seconds_now() + o->seconds;
-	int ret = soft_init();
+	int ret = soft_init(o->engine);
 
 	if (ret < 0) {
 		printf("SKIP: softkvm: %s\n", strerror(-ret));
@@ -471,6 +471,7 @@ static void parse_options(struct options *o, int argc, char **argv)
 		{"dump", no_argument, NULL, 'd'},
 		{"reports", required_argument, NULL, 'r'},
 		{"seconds", required_argument, NULL, 't'},
+		{"engine", required_argument, NULL, 'e'},
 		{NULL, 0, NULL, 0},
 	};
 	int c;
@@ -488,6 +489,8 @@ static void parse_options(struct options *o, int argc, char **argv)
 			o->dump = true;
 		else if (c == 'o')
 			o->only = optarg;
+		else if (c == 'e')
+			o->engine = optarg;
 		else if (c == 'c')
 			o->corpus = optarg;
 		else
@@ -526,7 +529,8 @@ static int run_child(const struct options *o, struct progress *p)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.seed = (u64)time(NULL) << 20, .count = 1ull << 62, .reports = 50};
+	struct options o = {.seed = (u64)time(NULL) << 20, .count = 1ull << 62, .reports = 50,
+			    .engine = "soft"};
 	struct progress *p =
 		mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int ret;

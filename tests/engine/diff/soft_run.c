@@ -183,12 +183,12 @@ static int add_memory(u32 slot, u64 gpa, u64 size, u8 **mem)
 	return soft_ioctl(soft.vm, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
-int soft_init(void)
+int soft_init(const char *engine)
 {
 	struct err err = {0};
 	int ret;
 
-	soft.engine = engine_lookup("soft");
+	soft.engine = engine_lookup(engine);
 	if (!soft.engine)
 		return -ENOENT;
 	soft.sys = soft.engine->open(&err);

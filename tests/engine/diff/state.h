@@ -52,7 +52,7 @@ void host_run(const struct diff_case *c, struct diff_state *end);
 const u8 *host_data(void);
 
 /* soft_run.c */
-int soft_init(void);
+int soft_init(const char *engine);
 void soft_run(const struct diff_case *c, struct diff_state *end);
 const u8 *soft_data(void);
 

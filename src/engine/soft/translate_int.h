@@ -1,0 +1,224 @@
+/* The translator from inside: what its files share. The design is in translate.c. */
+#ifndef SOFT_TRANSLATE_INT_H
+#define SOFT_TRANSLATE_INT_H
+
+#include "engine/soft/cpu.h"
+#include "engine/soft/emit.h"
+#include "engine/soft/flags.h"
+#include "engine/soft/translate.h"
+
+/* ---- what an operation is ---- */
+
+enum tr_kind {
+	TR_CALL,  /* the interpreter's function is called */
+	TR_LEAVE, /* an end that the interpreter does */
+	TR_NOP,
+	TR_MOV,
+	TR_MOVZX, /* sub: size of the source */
+	TR_MOVSX,
+	TR_LEA,
+	TR_ALU, /* sub: E_ADD to E_CMP */
+	TR_TEST,
+	TR_UNARY, /* sub: TR_INC... */
+	TR_IMUL,
+	TR_IMUL3,
+	TR_MUL,	   /* sub: 4 MUL, 5 IMUL */
+	TR_SHIFT,  /* sub: /n of the group */
+	TR_DOUBLE, /* SHLD, SHRD. sub: opcode byte (with an immediate) */
+	TR_CMOV,
+	TR_SETCC,
+	TR_XCHG,
+	TR_XADD,
+	TR_CMPXCHG,
+	TR_BIT,	 /* sub: 4 BT, BTS, BTR, BTC */
+	TR_SCAN, /* sub: opcode byte */
+	TR_BSWAP,
+	TR_CBW,
+	TR_CWD,
+	TR_CARRY, /* CLC, STC, CMC. sub: opcode byte */
+	TR_PUSH,
+	TR_PUSH_IMM,
+	TR_POP,
+	TR_POP_FRAME, /* LEAVE */
+	TR_JMP,	      /* from here: ends */
+	TR_JCC,
+	TR_FALL,
+	TR_CALL_NEAR,
+	TR_RET,
+	TR_JMP_RM,
+	TR_CALL_RM,
+};
+
+enum { TR_NOT = 2, TR_NEG = 3, TR_INC = 0x80, TR_DEC = 0x81 };
+
+struct tr_class {
+	uop_fn *fn;
+	u8 kind, sub, form, size;
+};
+
+#define TR_CLASSES 4096u /* of the hash: twice what there are, at least */
+
+/* ---- one block under translation ---- */
+
+/* An access of a uop to memory. */
+enum { MEM_NONE, MEM_READ, MEM_WRITE };
+
+struct tr_uop {
+	const struct uop *u;
+	uop_fn *fn; /* the interpreter's, of this uop alone */
+	u8 kind, sub, form, size;
+	u8 mem;	     /* MEM_* of an inline access: it may fault */
+	u16 reads;   /* flags (X86_*) */
+	u16 writes;  /* flags it gives a value whatever happens */
+	u16 touches; /* ... or may give */
+	u16 live;    /* flags that somebody reads after it */
+	u16 regs;    /* guest registers it may write, a bit each */
+};
+
+/* An inline access that missed: the interpreter does the uop, and the code goes on. */
+struct tr_slow {
+	u32 jump; /* to here */
+	u32 back;
+	u8 uop;
+	u8 flags_of; /* uop whose flags are recomputed first; TR_NONE: aflags is good */
+	bool load_flags;
+};
+
+#define TR_NONE 0xff
+
+/* A way out to a block of the same page. Data in the code arena, beside the block's code. */
+struct tr_edge {
+	u32 jump;     /* place of the distance, in the arena */
+	u16 page_off; /* of the target */
+	u16 unused;
+};
+
+struct tr_out {
+	u32 jump; /* to be linked */
+	u32 poll; /* taken when exit_request is set; 0: none */
+	u16 page_off;
+};
+
+#define TR_UOPS	 (BLOCK_MAX + 3)
+#define TR_SLOWS (TR_UOPS)
+
+struct tr {
+	struct kvm_vcpu *vcpu;
+	struct translator *x;
+	struct block *block;
+	struct emit e;
+	s64 stub_base; /* place of the arena's start, as the emitter sees it */
+	u32 page_off;  /* of the block */
+	u32 direct;    /* the entry for links */
+	bool mode64;
+	bool called; /* C code has run in this block: poll at its end */
+	/* where the guest's arithmetic flags are now */
+	bool in_host, in_aflags;
+	u8 flags_of; /* neither: dead, but for a fault, and these are recomputed; or TR_NONE */
+	u8 producer; /* the uop that made what is in_host, or TR_NONE */
+	unsigned int i, n;
+	struct tr_uop op[TR_UOPS];
+	u32 copy_ref[TR_UOPS]; /* place of the distance to the copy of the uop; 0: there is none */
+	struct tr_slow slow[TR_SLOWS];
+	unsigned int slows;
+	struct tr_out out[2];
+	unsigned int outs;
+	u32 leave[4]; /* jumps to the end that the interpreter does */
+	unsigned int leaves;
+};
+
+/* ---- the translator of a vCPU ---- */
+
+#define TR_ARENA     (32 * MiB)
+#define TR_BLOCK_MAX (24 * KiB) /* of code, for one block */
+
+struct translator {
+	u8 *rw;
+	const u8 *rx;
+	u32 used;
+	u32 fixed; /* the stubs, at the start, are always there */
+	u32 threshold;
+	/* places of the stubs */
+	u32 enter;	  /* uop_fn of a translated block */
+	u32 untranslated; /* struct block.code of any other */
+	u32 leave;	  /* rsi: uop, eax: offset to add to ctl.rip, rdx: function */
+	u32 call;	  /* rsi: copy of the uop */
+	u32 link;	  /* rsi: struct tr_edge */
+	u32 lookup;	  /* rdx: rip */
+	struct tr_class classes[TR_CLASSES];
+};
+
+/* ---- registers ---- */
+
+#define X_VCPU X_BP
+/* Scratch: RAX (flags are saved through it), RDX (addresses), RSI. */
+
+#define VCPU_OFF(member) ((s32)offsetof(struct kvm_vcpu, member))
+#define CPU_OFF(member)	 ((s32)offsetof(struct cpu, member))
+
+/* Host register of a guest register, or X_NONE: it stays in the vCPU. */
+extern const u8 tr_host[16];
+
+static inline struct opnd op_vcpu(s32 off)
+{
+	return op_mem(X_VCPU, off);
+}
+
+/* Where a register operand is: its host register, or its place in the vCPU. AH to BH are always
+ * there (the driver sees to it). */
+static inline struct opnd tr_guest(u8 field)
+{
+	u8 host = tr_host[field >> 3];
+
+	return field & 7 || host == X_NONE ? op_vcpu(field) : op_reg(host);
+}
+
+/* A host register that holds the operand: its own, or `scratch`, loaded. */
+unsigned int tr_value(struct tr *t, u8 field, unsigned int size, unsigned int scratch);
+/* Write `reg` (32 bits: zero-extended already) to a register operand. */
+void tr_put(struct tr *t, u8 field, unsigned int size, unsigned int reg);
+
+/* ---- files ---- */
+
+/* translate_class.c */
+void tr_classes_init(struct translator *x);
+/* Fill op from u; last: u ends the block. */
+void tr_classify(const struct translator *x, struct tr_uop *op, const struct uop *u, bool last);
+/* Liveness, backwards; all flags are live at the end. */
+void tr_liveness(struct tr *t);
+
+/* translate_stubs.c */
+void tr_stubs_init(struct translator *x);
+void tr_spill(struct emit *e);
+void tr_reload(struct emit *e);
+
+/* translate_block.c: 0, or -ENOSPC when the arena is full, or -EINVAL. */
+int tr_block(struct kvm_vcpu *vcpu, struct block *block);
+/* Flags into aflags; out of it. */
+void tr_save_flags(struct tr *t);
+/* Flags that the present uop reads into the host's. */
+void tr_need_flags(struct tr *t);
+
+/* translate_mem.c */
+bool tr_address_is_plain(const struct uop *u);
+/* The offset part of the address of u, into reg. */
+void tr_lea(struct tr *t, const struct uop *u, unsigned int reg, unsigned int size);
+/* RDX: the linear address. */
+void tr_address(struct tr *t, const struct uop *u);
+/* RDX, a linear address, becomes a host pointer to `bytes` there; returns the jump that is taken
+ * when the TLB does not know it. Clobbers the scratch registers and the flags. */
+u32 tr_check(struct tr *t, unsigned int bytes, bool write);
+/* ... which goes to the slow path. */
+void tr_miss(struct tr *t, u32 jump);
+
+/* translate_alu.c, translate_data.c: emit the present uop. */
+void tr_emit_alu(struct tr *t, const struct tr_uop *op);
+void tr_emit_data(struct tr *t, const struct tr_uop *op);
+/* translate_branch.c */
+void tr_emit_end(struct tr *t, const struct tr_uop *op);
+
+/* translate.c: C code that the stubs call. */
+const struct uop *translate_link(struct kvm_vcpu *vcpu, struct tr_edge *edge);
+const struct uop *translate_lookup(struct kvm_vcpu *vcpu);
+
+#endif
