@@ -217,6 +217,25 @@ const struct native_insn *native_get(struct kvm_vcpu *vcpu, const struct native_
 	return insn;
 }
 
+bool native_form_of(const struct kvm_vcpu *vcpu, const struct uop *u, struct native_form *f)
+{
+	const struct native *n = vcpu_cpu(vcpu)->native;
+	const struct native_insn *insn = u->ptr;
+
+	if ((uintptr_t)u->fn - (uintptr_t)n->rx >= ARENA_SIZE)
+		return false;
+	*f = (struct native_form){
+		.desc = insn->desc,
+		.vex = insn->key >> 12 & 1,
+		.l = insn->key >> 11 & 1,
+		.w = insn->key >> 10 & 1,
+		.mem = insn->key >> 9 & 1,
+		.imm = (u8)insn->key,
+		.x4 = insn->x4,
+	};
+	return true;
+}
+
 struct native_insn *native_get_x87(struct kvm_vcpu *vcpu, u8 opcode, u8 modrm)
 {
 	struct native *n = vcpu_cpu(vcpu)->native;

@@ -61,7 +61,7 @@ static u8 place_rex(const struct place *p)
 
 static void put_place(struct code *c, unsigned int reg, const struct place *p)
 {
-	u8 mod = p->disp ? 0x80 : 0;
+	u8 mod = p->disp || (p->base & 7) == 5 ? 0x80 : 0;
 
 	if (p->index == HNONE) {
 		put(c, (u8)(mod | (reg & 7) << 3 | (p->base & 7)));
@@ -478,6 +478,31 @@ void emit_operation(struct code *c, const struct native_form *f, bool index, uop
 	PUT(c, 0x48, 0xb8); /* mov rax, slow; jmp rax */
 	put_bytes(c, (const u8 *)&slow, 8);
 	PUT(c, 0xff, 0xe0);
+}
+
+/* ---- in the middle of translated code ---- */
+
+static struct place vcpu_place(unsigned int vcpu, u8 kind, u8 field)
+{
+	s32 disp = op_is_gpr(kind) ? field : (s32)VCPU(fpu.ymm) + 4 * field;
+
+	return (struct place){(u8)vcpu, HNONE, 0, disp};
+}
+
+void emit_inline(struct code *c, const struct native_form *f, const struct uop *u,
+		 unsigned int vcpu, unsigned int mem)
+{
+	struct places at = {.mem = (u8)mem};
+	u8 reg, rm, vvvv;
+
+	form_operands(f, &reg, &rm, &vvvv);
+	at.reg = vcpu_place(vcpu, reg, u->reg);
+	at.rm = vcpu_place(vcpu, rm, u->rm);
+	at.vvvv = vcpu_place(vcpu, vvvv, u->vreg);
+	at.x4 = (struct place){(u8)vcpu, HNONE, 0, (s32)(VCPU(fpu.ymm) + 32u * f->x4)};
+	emit_loads(c, f, &at, reg, rm, vvvv);
+	put_insn(c, f, reg, rm, vvvv, at.mem);
+	emit_stores(c, f, &at, reg, rm, vvvv);
 }
 
 /* ---- x87 ---- */

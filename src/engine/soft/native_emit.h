@@ -16,6 +16,11 @@ void emit_stub(struct code *c, const struct native_form *f);
 /* A uop_fn that does it all, but leaves what is not straight to `slow`. index: the address has one.
  * Only for forms that form_is_fast() allows. */
 void emit_operation(struct code *c, const struct native_form *f, bool index, uop_fn *slow);
+/* The instruction alone, its operands in the vCPU that host register `vcpu` points to (general
+ * registers, too); its memory operand at [mem] (a register below 4). Clobbers RAX, and leaves the
+ * flags it makes in the host's. Only for forms that form_is_fast() allows. */
+void emit_inline(struct code *c, const struct native_form *f, const struct uop *u,
+		 unsigned int vcpu, unsigned int mem);
 /* A native_x87_stub. */
 void emit_x87(struct code *c, u8 opcode, u8 modrm);
 

@@ -61,6 +61,8 @@ struct native_form {
 /* Find or make. NULL when there was no room: every stub of the vCPU is gone (build() returns
  * -ENOMEM, and all blocks go too). */
 const struct native_insn *native_get(struct kvm_vcpu *vcpu, const struct native_form *form);
+/* The form of a uop whose function was emitted for it (native_emit.h): true; else false. */
+bool native_form_of(const struct kvm_vcpu *vcpu, const struct uop *u, struct native_form *f);
 /* The same for an x87 instruction D8 + esc; modrm as in the instruction (registers) or with any mod
  * below 3 (memory). */
 struct native_insn *native_get_x87(struct kvm_vcpu *vcpu, u8 opcode, u8 modrm);

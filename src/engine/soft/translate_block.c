@@ -108,10 +108,10 @@ static bool recipe_holds(const struct tr *t, unsigned int producer)
 
 	if (!regs)
 		return false;
-	for (unsigned int i = t->i; i < t->n; i++) {
+	for (unsigned int i = producer + 1; i < t->n; i++) {
 		const struct tr_uop *op = &t->op[i];
 
-		if (op->reads || (op->mem && spoilt))
+		if (op->reads || ((op->mem || op->kind == TR_NATIVE) && spoilt))
 			return false;
 		if (op->writes == X86_ARITH)
 			return true;
@@ -178,7 +178,15 @@ static void flags_before_memory(struct tr *t, const struct tr_uop *op)
 
 static void refer_to_copy(struct tr *t, unsigned int i)
 {
-	t->copy_ref[i] = emit_lea_rip(&t->e, X_SI);
+	u32 at = emit_lea_rip(&t->e, X_SI);
+	unsigned int n = 0;
+
+	while (n < TR_REFS && t->copy_ref[i][n])
+		n++;
+	if (n < TR_REFS)
+		t->copy_ref[i][n] = at;
+	else
+		t->e.full = true;
 }
 
 static void emit_called(struct tr *t)
@@ -190,6 +198,7 @@ static void emit_called(struct tr *t)
 	t->in_aflags = true;
 	t->flags_of = TR_NONE;
 	t->called = true;
+	memset(t->checked, 0, sizeof(t->checked));
 }
 
 /* A register whose second byte is an operand: its place in the vCPU serves as such. */
@@ -219,6 +228,8 @@ static bool has_reg(const struct tr_uop *op)
 
 static unsigned int access_bytes(const struct tr_uop *op)
 {
+	if (op->kind == TR_NATIVE)
+		return tr_native_bytes(op);
 	if (op->kind == TR_MOVZX || op->kind == TR_MOVSX)
 		return 1u << op->sub;
 	return 1u << op->size;
@@ -236,7 +247,9 @@ static void emit_memory(struct tr *t, const struct tr_uop *op)
 		emit_load(&t->e, t->mode64 ? SIZE_64 : SIZE_32, X_DX, op_reg(tr_host[RBP]));
 	else
 		tr_address(t, op->u);
-	tr_miss(t, tr_check(t, access_bytes(op), write));
+	if (op->kind == TR_NATIVE)
+		tr_native_align(t, op);
+	tr_miss(t, tr_check(t, access_bytes(op), write), false);
 	t->in_host = false;
 }
 
@@ -248,12 +261,19 @@ static void emit_inline(struct tr *t, const struct tr_uop *op)
 		high_begin(t, op->u->rm);
 	if (has_reg(op))
 		high_begin(t, op->u->reg);
+	if (op->kind == TR_NATIVE && tr_native_must_check(t, op)) {
+		flags_before_memory(t, op);
+		tr_native_check(t, op);
+		t->in_host = false;
+	}
 	if (op->mem)
 		emit_memory(t, op);
 	if (op->reads)
 		tr_need_flags(t);
 	if (op->kind >= TR_ALU && op->kind <= TR_DOUBLE)
 		tr_emit_alu(t, op);
+	else if (op->kind == TR_NATIVE)
+		tr_emit_native(t, op);
 	else
 		tr_emit_data(t, op);
 	if (op->form == FORM_RM)
@@ -274,12 +294,17 @@ static void emit_inline(struct tr *t, const struct tr_uop *op)
 
 static void emit_slow(struct tr *t, const struct tr_slow *s)
 {
-	emit_here(&t->e, s->jump);
+	for (unsigned int i = 0; i < s->jumps; i++)
+		emit_here(&t->e, s->jump[i]);
 	if (s->flags_of != TR_NONE) {
 		emit_recipe(t, &t->op[s->flags_of]);
 		emit_save_flags(&t->e);
 	}
 	refer_to_copy(t, s->uop);
+	if (s->leave) {
+		emit_call_to(&t->e, t->stub_base + t->x->call_leave);
+		return;
+	}
 	emit_call_to(&t->e, t->stub_base + t->x->call);
 	if (s->load_flags)
 		emit_load_flags(&t->e);
@@ -323,12 +348,13 @@ static void emit_copies(struct tr *t)
 	for (unsigned int i = 0; i < t->n; i++) {
 		struct uop copy[2] = {copy_of(t, i)};
 
-		if (!t->copy_ref[i])
+		if (!t->copy_ref[i][0])
 			continue;
 		copy[1].fn = stop;
 		copy[1].imm = (uintptr_t)(t->op[i].u + 1);
 		copy[1].off = (u16)t->page_off;
-		emit_here(&t->e, t->copy_ref[i]);
+		for (unsigned int n = 0; n < TR_REFS && t->copy_ref[i][n]; n++)
+			emit_here(&t->e, t->copy_ref[i][n]);
 		put_data(t, copy, sizeof(copy));
 	}
 }
@@ -427,7 +453,7 @@ int tr_block(struct kvm_vcpu *vcpu, struct block *block)
 	t.page_off = (u32)(block->gpa & (PAGE_SIZE - 1));
 	t.mode64 = (block->mode & MODE_SIZE) == MODE_64;
 	for (unsigned int i = 0; i < t.n; i++)
-		tr_classify(x, &t.op[i], &block->uop[i], i + 1 == t.n);
+		tr_classify(vcpu, &t.op[i], &block->uop[i], i + 1 == t.n);
 	if (!fits(&t))
 		return -EINVAL;
 	if (t.n == 1 && t.op[0].kind == TR_LEAVE)

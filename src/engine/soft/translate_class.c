@@ -68,6 +68,9 @@
 	OPERATION(cmc, TR_CARRY, 0xf5)                                                             \
 	OPERATION(clc, TR_CARRY, 0xf8)                                                             \
 	OPERATION(stc, TR_CARRY, 0xf9)                                                             \
+	OPERATION(popcnt, TR_COUNT, 0xb8)                                                          \
+	OPERATION(tzcnt, TR_COUNT, 0xbc)                                                           \
+	OPERATION(lzcnt, TR_COUNT, 0xbd)                                                           \
 	OPERATION(leave, TR_POP_FRAME, 0)
 
 #define DECLARE(name, kind, sub) extern const struct operation oper_##name;
@@ -176,6 +179,7 @@ static bool form_is_inline(const struct tr_uop *op)
 	case TR_POP_FRAME:
 		return op->size == (u->mode64 ? SIZE_64 : SIZE_32);
 	case TR_MUL:
+	case TR_COUNT:
 		mem = u->mem;
 		break;
 	default:
@@ -224,6 +228,9 @@ static void set_flags(struct tr_uop *op)
 	case TR_SCAN:
 		op->writes = X86_ARITH;
 		break;
+	case TR_COUNT: /* the others of TZCNT and LZCNT are undefined; hosts leave them */
+		op->writes = op->sub == 0xb8 ? X86_ARITH : X86_CF | X86_ZF;
+		break;
 	case TR_UNARY:
 		if (op->sub == TR_NEG)
 			op->writes = X86_ARITH;
@@ -270,6 +277,7 @@ static u8 memory_access(const struct tr_uop *op)
 	case TR_POP_FRAME:
 		return MEM_READ;
 	case TR_MUL:
+	case TR_COUNT:
 		return op->u->mem ? MEM_READ : MEM_NONE;
 	case TR_CALL:
 	case TR_LEAVE:
@@ -325,6 +333,8 @@ static u16 registers_written(const struct tr_uop *op)
 		return 1u << RAX;
 	case TR_CWD:
 		return 1u << RDX;
+	case TR_COUNT:
+		return bit_of(op->u->reg);
 	case TR_CMPXCHG:
 		return 1u << RAX;
 	case TR_XCHG:
@@ -340,8 +350,9 @@ static u16 registers_written(const struct tr_uop *op)
 	return 0;
 }
 
-void tr_classify(const struct translator *x, struct tr_uop *op, const struct uop *u, bool last)
+void tr_classify(const struct kvm_vcpu *vcpu, struct tr_uop *op, const struct uop *u, bool last)
 {
+	const struct translator *x = vcpu_cpu(vcpu)->translator;
 	const struct tr_class *c = class_slot(x, u->fn);
 	uop_fn *fn = u->fn;
 
@@ -354,9 +365,9 @@ void tr_classify(const struct translator *x, struct tr_uop *op, const struct uop
 	if (c->fn) {
 		op->sub = c->sub;
 		op->form = c->form;
-		op->size = c->form == FORM_COUNT && c->kind < TR_PUSH ? u->osize : c->size;
-		if (c->kind == TR_POP_FRAME)
-			op->size = u->osize;
+		op->size = c->form == FORM_COUNT && c->kind < TR_JMP && c->kind != TR_PUSH_IMM
+				   ? u->osize
+				   : c->size;
 		if (last == (c->kind >= TR_JMP)) {
 			u8 other = op->kind;
 
@@ -365,6 +376,8 @@ void tr_classify(const struct translator *x, struct tr_uop *op, const struct uop
 				op->kind = other;
 		}
 	}
+	if (!last && !c->fn && tr_native_classify(vcpu, op))
+		return;
 	set_flags(op);
 	op->mem = memory_access(op);
 	op->regs = registers_written(op);

@@ -203,6 +203,16 @@ static void emit_scan(struct tr *t, const struct tr_uop *op)
 		emit_store(e, SIZE_64, dst, X_AX);
 }
 
+static void emit_count(struct tr *t, const struct tr_uop *op)
+{
+	struct opnd dst = tr_guest(op->u->reg), src = op->mem ? AT_DX : tr_guest(op->u->rm);
+	unsigned int reg = dst.mem ? X_AX : dst.reg;
+
+	emit_rm(&t->e, 0x0f00 | op->sub | E_F3, op->size, reg, src);
+	if (dst.mem)
+		tr_put(t, op->u->reg, op->size, reg);
+}
+
 static void emit_bswap(struct tr *t, const struct tr_uop *op)
 {
 	struct emit *e = &t->e;
@@ -273,12 +283,15 @@ static void emit_pop_frame(struct tr *t, const struct tr_uop *op)
 void tr_emit_data(struct tr *t, const struct tr_uop *op)
 {
 	static void (*const emit[])(struct tr * t, const struct tr_uop *op) = {
-		[TR_MOV] = emit_mov,	[TR_MOVZX] = emit_extend,	 [TR_MOVSX] = emit_extend,
-		[TR_LEA] = emit_lea_op, [TR_CMOV] = emit_cmov,		 [TR_XCHG] = emit_xchg,
-		[TR_XADD] = emit_xadd,	[TR_CMPXCHG] = emit_cmpxchg,	 [TR_BIT] = emit_bit,
-		[TR_SCAN] = emit_scan,	[TR_BSWAP] = emit_bswap,	 [TR_CBW] = emit_cbw,
-		[TR_CWD] = emit_cwd,	[TR_PUSH] = emit_push,		 [TR_PUSH_IMM] = emit_push,
-		[TR_POP] = emit_pop,	[TR_POP_FRAME] = emit_pop_frame,
+		[TR_MOV] = emit_mov,	  [TR_MOVZX] = emit_extend,
+		[TR_MOVSX] = emit_extend, [TR_LEA] = emit_lea_op,
+		[TR_CMOV] = emit_cmov,	  [TR_XCHG] = emit_xchg,
+		[TR_XADD] = emit_xadd,	  [TR_CMPXCHG] = emit_cmpxchg,
+		[TR_BIT] = emit_bit,	  [TR_SCAN] = emit_scan,
+		[TR_COUNT] = emit_count,  [TR_BSWAP] = emit_bswap,
+		[TR_CBW] = emit_cbw,	  [TR_CWD] = emit_cwd,
+		[TR_PUSH] = emit_push,	  [TR_PUSH_IMM] = emit_push,
+		[TR_POP] = emit_pop,	  [TR_POP_FRAME] = emit_pop_frame,
 	};
 
 	if (op->kind == TR_SETCC)

@@ -5,6 +5,7 @@
 #include "engine/soft/cpu.h"
 #include "engine/soft/emit.h"
 #include "engine/soft/flags.h"
+#include "engine/soft/native_int.h"
 #include "engine/soft/translate.h"
 
 /* ---- what an operation is ---- */
@@ -40,6 +41,8 @@ enum tr_kind {
 	TR_PUSH_IMM,
 	TR_POP,
 	TR_POP_FRAME, /* LEAVE */
+	TR_NATIVE,    /* a vector instruction (translate_native.c) */
+	TR_COUNT,     /* POPCNT, TZCNT, LZCNT. sub: opcode byte */
 	TR_JMP,	      /* from here: ends */
 	TR_JCC,
 	TR_FALL,
@@ -67,21 +70,24 @@ struct tr_uop {
 	const struct uop *u;
 	uop_fn *fn; /* the interpreter's, of this uop alone */
 	u8 kind, sub, form, size;
-	u8 mem;	     /* MEM_* of an inline access: it may fault */
-	u16 reads;   /* flags (X86_*) */
-	u16 writes;  /* flags it gives a value whatever happens */
-	u16 touches; /* ... or may give */
-	u16 live;    /* flags that somebody reads after it */
-	u16 regs;    /* guest registers it may write, a bit each */
+	u8 mem;			    /* MEM_* of an inline access: it may fault */
+	u16 reads;		    /* flags (X86_*) */
+	u16 writes;		    /* flags it gives a value whatever happens */
+	u16 touches;		    /* ... or may give */
+	u16 live;		    /* flags that somebody reads after it */
+	u16 regs;		    /* guest registers it may write, a bit each */
+	struct native_form form_of; /* TR_NATIVE */
 };
 
 /* An inline access that missed: the interpreter does the uop, and the code goes on. */
 struct tr_slow {
-	u32 jump; /* to here */
+	u32 jump[6]; /* to here */
+	u8 jumps;
 	u32 back;
 	u8 uop;
 	u8 flags_of; /* uop whose flags are recomputed first; TR_NONE: aflags is good */
 	bool load_flags;
+	bool leave; /* ... and the interpreter does the rest of the block */
 };
 
 #define TR_NONE 0xff
@@ -100,7 +106,8 @@ struct tr_out {
 };
 
 #define TR_UOPS	 (BLOCK_MAX + 3)
-#define TR_SLOWS (TR_UOPS)
+#define TR_SLOWS (3 * TR_UOPS)
+#define TR_REFS	 3 /* slow paths of a uop, at most */
 
 struct tr {
 	struct kvm_vcpu *vcpu;
@@ -114,11 +121,12 @@ struct tr {
 	bool called; /* C code has run in this block: poll at its end */
 	/* where the guest's arithmetic flags are now */
 	bool in_host, in_aflags;
-	u8 flags_of; /* neither: dead, but for a fault, and these are recomputed; or TR_NONE */
-	u8 producer; /* the uop that made what is in_host, or TR_NONE */
+	u8 flags_of;	 /* neither: dead, but for a fault, and these are recomputed; or TR_NONE */
+	bool checked[3]; /* SSE, AVX, MXCSR: as the block's instructions want it */
+	u8 producer;	 /* the uop that made what is in_host, or TR_NONE */
 	unsigned int i, n;
 	struct tr_uop op[TR_UOPS];
-	u32 copy_ref[TR_UOPS]; /* place of the distance to the copy of the uop; 0: there is none */
+	u32 copy_ref[TR_UOPS][TR_REFS]; /* places of the distances to the copy of the uop */
 	struct tr_slow slow[TR_SLOWS];
 	unsigned int slows;
 	struct tr_out out[2];
@@ -143,6 +151,7 @@ struct translator {
 	u32 untranslated; /* struct block.code of any other */
 	u32 leave;	  /* rsi: uop, eax: offset to add to ctl.rip, rdx: function */
 	u32 call;	  /* rsi: copy of the uop */
+	u32 call_leave;	  /* likewise; the interpreter goes on after it */
 	u32 link;	  /* rsi: struct tr_edge */
 	u32 lookup;	  /* rdx: rip */
 	struct tr_class classes[TR_CLASSES];
@@ -183,7 +192,7 @@ void tr_put(struct tr *t, u8 field, unsigned int size, unsigned int reg);
 /* translate_class.c */
 void tr_classes_init(struct translator *x);
 /* Fill op from u; last: u ends the block. */
-void tr_classify(const struct translator *x, struct tr_uop *op, const struct uop *u, bool last);
+void tr_classify(const struct kvm_vcpu *vcpu, struct tr_uop *op, const struct uop *u, bool last);
 /* Liveness, backwards; all flags are live at the end. */
 void tr_liveness(struct tr *t);
 
@@ -209,11 +218,20 @@ void tr_address(struct tr *t, const struct uop *u);
  * when the TLB does not know it. Clobbers the scratch registers and the flags. */
 u32 tr_check(struct tr *t, unsigned int bytes, bool write);
 /* ... which goes to the slow path. */
-void tr_miss(struct tr *t, u32 jump);
+void tr_miss(struct tr *t, u32 jump, bool leave);
 
 /* translate_alu.c, translate_data.c: emit the present uop. */
 void tr_emit_alu(struct tr *t, const struct tr_uop *op);
 void tr_emit_data(struct tr *t, const struct tr_uop *op);
+/* translate_native.c */
+bool tr_native_classify(const struct kvm_vcpu *vcpu, struct tr_uop *op);
+/* Bytes of its memory operand. */
+unsigned int tr_native_bytes(const struct tr_uop *op);
+/* Checks of control registers, before the address; after it; and the instruction. */
+bool tr_native_must_check(const struct tr *t, const struct tr_uop *op);
+void tr_native_check(struct tr *t, const struct tr_uop *op);
+void tr_native_align(struct tr *t, const struct tr_uop *op);
+void tr_emit_native(struct tr *t, const struct tr_uop *op);
 /* translate_branch.c */
 void tr_emit_end(struct tr *t, const struct tr_uop *op);
 

@@ -67,11 +67,18 @@ u32 tr_check(struct tr *t, unsigned int bytes, bool write)
 	return miss;
 }
 
-void tr_miss(struct tr *t, u32 jump)
+void tr_miss(struct tr *t, u32 jump, bool leave)
 {
-	struct tr_slow *s = &t->slow[t->slows++];
+	struct tr_slow *s = t->slows ? &t->slow[t->slows - 1] : NULL;
 
-	*s = (struct tr_slow){.jump = jump, .uop = (u8)t->i, .flags_of = t->flags_of};
+	if (!s || s->uop != t->i || s->leave != leave) {
+		s = &t->slow[t->slows++];
+		*s = (struct tr_slow){.uop = (u8)t->i, .flags_of = t->flags_of, .leave = leave};
+	}
+	if (s->jumps < ARRAY_SIZE(s->jump))
+		s->jump[s->jumps++] = jump;
+	else
+		t->e.full = true;
 }
 
 void tr_address(struct tr *t, const struct uop *u)

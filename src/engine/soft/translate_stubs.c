@@ -113,9 +113,9 @@ static void stub_leave(struct emit *e)
  * it, so every function that just goes on comes back with that; its imm is the uop that really
  * comes next, for the case that something was dropped meanwhile: this block, perhaps.
  */
-static void stub_call(struct emit *e)
+static void emit_call_op(struct emit *e, bool go_on)
 {
-	u32 leaves, dropped;
+	u32 leaves, dropped = 0;
 
 	emit_alu_imm(e, E_SUB, SIZE_64, op_reg(X_SP), 8, false);
 	tr_spill(e);
@@ -126,13 +126,14 @@ static void stub_call(struct emit *e)
 	emit_rm(e, 0xff, SIZE_32, 2, op_mem(X_SI, 0));
 	emit_alu(e, E_CMP, SIZE_64, X_AX, op_reg(X_R12));
 	leaves = emit_jcc(e, CC_NZ);
-	emit_alu(e, E_CMP, SIZE_32, X_R13, op_mem(X_BX, CPU_OFF(blocks.drops)));
-	dropped = emit_jcc(e, CC_NZ);
-	tr_reload(e);
-	emit_alu_imm(e, E_ADD, SIZE_64, op_reg(X_SP), 8, false);
-	emit8(e, 0xc3);
-
-	emit_here(e, dropped);
+	if (go_on) {
+		emit_alu(e, E_CMP, SIZE_32, X_R13, op_mem(X_BX, CPU_OFF(blocks.drops)));
+		dropped = emit_jcc(e, CC_NZ);
+		tr_reload(e);
+		emit_alu_imm(e, E_ADD, SIZE_64, op_reg(X_SP), 8, false);
+		emit8(e, 0xc3);
+		emit_here(e, dropped);
+	}
 	emit_load(e, SIZE_64, X_SI, op_mem(X_R12, offsetof(struct uop, imm)));
 	emit_rm(e, 0x0fb7, SIZE_32, X_AX, op_mem(X_R12, offsetof(struct uop, off)));
 	emit_alu_to(e, E_ADD, SIZE_64, op_vcpu(VCPU_OFF(ctl.rip)), X_AX, false);
@@ -143,6 +144,16 @@ static void stub_call(struct emit *e)
 	emit_alu_imm(e, E_ADD, SIZE_64, op_reg(X_SP), 16, false);
 	emit_epilogue(e);
 	emit8(e, 0xc3);
+}
+
+static void stub_call(struct emit *e)
+{
+	emit_call_op(e, true);
+}
+
+static void stub_call_leave(struct emit *e)
+{
+	emit_call_op(e, false);
 }
 
 static void stub_link(struct emit *e)
@@ -172,9 +183,10 @@ void tr_stubs_init(struct translator *x)
 		u32 *place;
 		void (*make)(struct emit *e);
 	} stubs[] = {
-		{&x->enter, stub_enter}, {&x->untranslated, stub_untranslated},
-		{&x->leave, stub_leave}, {&x->call, stub_call},
-		{&x->link, stub_link},	 {&x->lookup, stub_lookup},
+		{&x->enter, stub_enter},	   {&x->untranslated, stub_untranslated},
+		{&x->leave, stub_leave},	   {&x->call, stub_call},
+		{&x->call_leave, stub_call_leave}, {&x->link, stub_link},
+		{&x->lookup, stub_lookup},
 	};
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(stubs); i++) {
