@@ -266,7 +266,7 @@ u64 mem_read_sys(struct kvm_vcpu *vcpu, u64 linear, unsigned int size)
 	u64 value = 0;
 
 	if (tlb_hit(linear, e->tag[ACCESS_READ], size))
-		return host_load((void *)(linear + e->addend), size);
+		return host_load(e->host + (linear & (PAGE_SIZE - 1)), size);
 	read_class(vcpu, linear, &value, size, TLB_SUPERVISOR);
 	refill(vcpu, linear, ACCESS_READ, TLB_SUPERVISOR);
 	return value;

@@ -221,7 +221,7 @@ void mmu_fill(struct kvm_vcpu *vcpu, u64 linear, enum tlb_class class, const str
 	data = !m->watch_count || !mmu_watched(m, linear);
 	m->tlbs_used |= (u8)BIT(class);
 	slot_clear(e, index);
-	e->addend = (u64)p->host - PAGE_BASE(linear);
+	e->host = p->host;
 	__atomic_store_n(&m->tlbs[class].gpa[index], p->gpa, __ATOMIC_RELEASE);
 	if (data && mmu_page_allows(vcpu, p->flags, ACCESS_READ, class))
 		e->tag[ACCESS_READ] = PAGE_BASE(linear);

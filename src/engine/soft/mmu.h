@@ -36,7 +36,7 @@ enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
 
 struct tlb_entry {
 	u64 tag[3]; /* by enum access; a page whose tlb_index() is not this slot's: no match */
-	u64 addend; /* host address = linear + addend */
+	u8 *host;   /* of the page */
 };
 
 struct tlb {
@@ -176,7 +176,7 @@ static inline void *tlb_pointer(const struct kvm_vcpu *vcpu, u64 linear, unsigne
 	const struct tlb_entry *e = &vcpu_mmu(vcpu)->tlb->entry[tlb_index(linear)];
 	u64 tag = __atomic_load_n(&e->tag[access], __ATOMIC_RELAXED); /* others clear it */
 
-	return tlb_hit(linear, tag, size) ? (void *)(linear + e->addend) : NULL;
+	return tlb_hit(linear, tag, size) ? e->host + (linear & (PAGE_SIZE - 1)) : NULL;
 }
 
 /* ---- accesses ---- */
@@ -340,7 +340,7 @@ static inline const u8 *mmu_fetch(struct kvm_vcpu *vcpu, u64 linear, u64 *gpa)
 	if (!tlb_hit(linear, t->entry[i].tag[ACCESS_FETCH], 1))
 		return mmu_fetch_slow(vcpu, linear, gpa);
 	*gpa = t->gpa[i] | (linear & (PAGE_SIZE - 1));
-	return (const u8 *)(linear + t->entry[i].addend);
+	return t->entry[i].host + (linear & (PAGE_SIZE - 1));
 }
 
 /* Is the page known to be global? False also when level 2 has lost it. */

@@ -428,9 +428,7 @@ static void emit_tlb(struct code *c, const struct native_form *f, struct slow_ju
 	PUT(c, 0x48, 0x31, 0xd1, 0x48, 0x81, 0xf9); /* xor rcx, rdx; cmp rcx, room */
 	put32(c, (u32)PAGE_SIZE - form_size(f));
 	put_slow_jump(c, slow, CC_A);
-	PUT(c, 0x48, 0x8b, 0x48,
-	    (u8)offsetof(struct tlb_entry, addend)); /* mov rcx, [rax + addend] */
-	PUT(c, 0x48, 0x01, 0xd1);		     /* add rcx, rdx */
+	PUT(c, 0x48, 0x03, 0x48, (u8)offsetof(struct tlb_entry, host)); /* add rcx, [rax + host] */
 }
 
 static struct place operand_place(u8 kind, u8 index)

@@ -12,10 +12,10 @@ static u32 byte_form(u32 opcode, unsigned int size)
 	return size == SIZE_8 ? (opcode - 1) | E_BYTES : opcode;
 }
 
-/* Is this operand in the vCPU, and its 32-bit write an extension? */
+/* Is this operand in the vCPU, and to be written by way of RAX? */
 static bool is_extended(struct opnd o, unsigned int size)
 {
-	return o.mem && size == SIZE_32;
+	return o.mem && size >= SIZE_32;
 }
 
 /* dst <- dst n src, both register operands, or CMP; src may be an immediate. */
@@ -25,22 +25,30 @@ static void alu_registers(struct tr *t, const struct tr_uop *op)
 	const struct uop *u = op->u;
 	struct opnd dst = tr_guest(u->rm);
 	bool extended = is_extended(dst, op->size) && op->sub != E_CMP;
+	struct opnd source = tr_guest(u->reg);
 	unsigned int src;
 
+	if (extended && u->rm != u->reg)
+		source = tr_source(t, u->reg, op->size);
+	if (extended && !source.mem && source.reg == X_AX) {
+		emit_load(e, SIZE_64, X_DX, source);
+		source = op_reg(X_DX);
+	}
 	if (extended) {
-		emit_load(e, SIZE_32, X_AX, dst);
+		tr_load_ax(t, u->rm, op->size);
 		dst = op_reg(X_AX);
 	}
 	if (op->form == FORM_RI) {
 		emit_alu_imm(e, op->sub, op->size, dst, (s32)u->imm, false);
 	} else if (!dst.mem) {
-		emit_alu(e, op->sub, op->size, dst.reg, tr_guest(u->reg));
+		emit_alu(e, op->sub, op->size, dst.reg,
+			 extended ? source : tr_source(t, u->reg, op->size));
 	} else {
 		src = tr_value(t, u->reg, op->size, X_AX);
 		emit_alu_to(e, op->sub, op->size, dst, src, false);
 	}
 	if (extended)
-		tr_put(t, u->rm, SIZE_32, X_AX);
+		tr_put(t, u->rm, op->size, X_AX);
 }
 
 static void alu_from_memory(struct tr *t, const struct tr_uop *op)
@@ -52,9 +60,9 @@ static void alu_from_memory(struct tr *t, const struct tr_uop *op)
 	if (!dst.mem) {
 		emit_alu(e, op->sub, op->size, dst.reg, AT_DX);
 	} else if (is_extended(dst, op->size) && op->sub != E_CMP) {
-		emit_load(e, SIZE_32, X_AX, dst);
-		emit_alu(e, op->sub, SIZE_32, X_AX, AT_DX);
-		tr_put(t, u->reg, SIZE_32, X_AX);
+		tr_load_ax(t, u->reg, op->size);
+		emit_alu(e, op->sub, op->size, X_AX, AT_DX);
+		tr_put(t, u->reg, op->size, X_AX);
 	} else {
 		emit_load(e, op->size, X_AX, AT_DX);
 		emit_alu_to(e, op->sub, op->size, dst, X_AX, false);
@@ -108,14 +116,14 @@ static void emit_unary(struct tr *t, const struct tr_uop *op)
 	bool extended = !op->mem && is_extended(rm, op->size);
 
 	if (extended) {
-		emit_load(&t->e, SIZE_32, X_AX, rm);
+		tr_load_ax(t, op->u->rm, op->size);
 		rm = op_reg(X_AX);
 	}
 	if (op->size == SIZE_8)
 		opcode = (opcode - 1) | E_BYTE_RM;
 	emit_rm(&t->e, opcode, op->size, op->sub & 7, rm);
 	if (extended)
-		tr_put(t, op->u->rm, SIZE_32, X_AX);
+		tr_put(t, op->u->rm, op->size, X_AX);
 }
 
 /* The destination is a whole register of the host's: its own, or RAX. */
@@ -173,7 +181,7 @@ static void emit_shift(struct tr *t, const struct tr_uop *op)
 		return;
 	}
 	if (extended) {
-		emit_load(e, SIZE_32, X_AX, rm);
+		tr_load_ax(t, op->u->rm, op->size);
 		rm = op_reg(X_AX);
 	}
 	if (fixed)
@@ -181,7 +189,7 @@ static void emit_shift(struct tr *t, const struct tr_uop *op)
 	else
 		emit_rm(e, op->size == SIZE_8 ? 0xd2 | E_BYTE_RM : 0xd3, op->size, op->sub, rm);
 	if (extended)
-		tr_put(t, op->u->rm, SIZE_32, X_AX);
+		tr_put(t, op->u->rm, op->size, X_AX);
 }
 
 /* SHLD, SHRD by an immediate, of registers. */

@@ -27,10 +27,24 @@ unsigned int tr_value(struct tr *t, u8 field, unsigned int size, unsigned int sc
 	return scratch;
 }
 
+struct opnd tr_source(struct tr *t, u8 field, unsigned int size)
+{
+	return t->ax == field >> 3 && size >= SIZE_32 ? op_reg(X_AX) : tr_guest(field);
+}
+
+void tr_load_ax(struct tr *t, u8 field, unsigned int size)
+{
+	if (t->ax != field >> 3 || size < SIZE_32)
+		emit_load(&t->e, size, X_AX, tr_guest(field));
+	t->ax = TR_NONE;
+}
+
 void tr_put(struct tr *t, u8 field, unsigned int size, unsigned int reg)
 {
 	struct opnd o = tr_guest(field);
 
+	if (o.mem && reg == X_AX && size >= SIZE_32)
+		t->ax_next = field >> 3;
 	if (o.mem)
 		emit_store(&t->e, size == SIZE_32 ? SIZE_64 : size, o, reg);
 	else if (o.reg != reg)
@@ -50,6 +64,7 @@ void tr_save_flags(struct tr *t)
 {
 	if (t->in_aflags)
 		return;
+	t->ax = TR_NONE;
 	emit_save_flags(&t->e);
 	t->in_aflags = true;
 }
@@ -73,6 +88,7 @@ void tr_need_flags(struct tr *t)
 		emit8(&t->e, 8);
 		return;
 	}
+	t->ax = TR_NONE;
 	emit_load_flags(&t->e);
 	t->in_host = true;
 }
@@ -178,7 +194,7 @@ static void flags_before_memory(struct tr *t, const struct tr_uop *op)
 
 static void refer_to_copy(struct tr *t, unsigned int i)
 {
-	u32 at = emit_lea_rip(&t->e, X_SI);
+	u32 at = emit_lea_rip(&t->e, X_AX);
 	unsigned int n = 0;
 
 	while (n < TR_REFS && t->copy_ref[i][n])
@@ -198,6 +214,7 @@ static void emit_called(struct tr *t)
 	t->in_aflags = true;
 	t->flags_of = TR_NONE;
 	t->called = true;
+	t->ax = TR_NONE;
 	memset(t->checked, 0, sizeof(t->checked));
 }
 
@@ -240,6 +257,7 @@ static void emit_memory(struct tr *t, const struct tr_uop *op)
 	bool write = op->mem == MEM_WRITE;
 
 	flags_before_memory(t, op);
+	t->ax = TR_NONE;
 	if (op->kind == TR_PUSH || op->kind == TR_PUSH_IMM || op->kind == TR_POP)
 		emit_lea(&t->e, t->mode64 ? SIZE_64 : SIZE_32, X_DX,
 			 op_mem(tr_host[RSP], write ? -(s32)access_bytes(op) : 0));
@@ -257,6 +275,7 @@ static void emit_inline(struct tr *t, const struct tr_uop *op)
 {
 	unsigned int slows = t->slows;
 
+	t->ax_next = TR_NONE;
 	if (rm_is_register(op))
 		high_begin(t, op->u->rm);
 	if (has_reg(op))
@@ -286,6 +305,7 @@ static void emit_inline(struct tr *t, const struct tr_uop *op)
 		t->flags_of = TR_NONE;
 		t->producer = (u8)t->i;
 	}
+	t->ax = t->slows == slows ? t->ax_next : TR_NONE;
 	while (slows < t->slows) {
 		t->slow[slows].back = t->e.len;
 		t->slow[slows++].load_flags = t->in_host;
@@ -367,7 +387,7 @@ static void emit_out(struct tr *t, const struct tr_out *out)
 	emit_here(&t->e, out->jump);
 	if (out->poll)
 		emit_here(&t->e, out->poll);
-	ref = emit_lea_rip(&t->e, X_SI);
+	ref = emit_lea_rip(&t->e, X_AX);
 	emit_jmp_to(&t->e, t->stub_base + t->x->link);
 	while (t->e.len % 4)
 		emit8(&t->e, 0xcc);
@@ -384,23 +404,28 @@ static void emit_dropped(struct tr *t)
 	t->block->dropped_code = t->x->used + e->len;
 	emit_load(e, SIZE_64, X_DX, op_vcpu(VCPU_OFF(ctl.rip)));
 	emit_lea(e, SIZE_64, X_DX, op_mem(X_DX, (s32)t->page_off));
-	emit_mov_imm(e, X_SI, (uintptr_t)t->block->uop);
+	emit_mov_imm(e, X_AX, (uintptr_t)t->block->uop);
 	emit_jmp_to(e, t->stub_base + t->x->untranslated);
 }
 
 /* The interpreter does the last uop. */
 static void emit_leave(struct tr *t)
 {
+	const struct tr_uop *op = &t->op[t->n - 1];
+	struct tr_leave leave = {op->u, op->fn, (u16)t->page_off};
 	struct emit *e = &t->e;
+	u32 ref;
 
 	if (!t->leaves)
 		return;
 	for (unsigned int i = 0; i < t->leaves; i++)
 		emit_here(e, t->leave[i]);
-	emit_mov_imm(e, X_SI, (uintptr_t)t->op[t->n - 1].u);
-	emit_mov_imm(e, X_AX, t->page_off);
-	emit_mov_imm(e, X_DX, (uintptr_t)t->op[t->n - 1].fn);
+	ref = emit_lea_rip(e, X_AX);
 	emit_jmp_to(e, t->stub_base + t->x->leave);
+	while (e->len % 8)
+		emit8(e, 0xcc);
+	emit_here(e, ref);
+	put_data(t, &leave, sizeof(leave));
 }
 
 static void emit_block(struct tr *t)
@@ -412,7 +437,7 @@ static void emit_block(struct tr *t)
 	emit_store(e, SIZE_64, op_vcpu(VCPU_OFF(ctl.rip)), X_DX);
 	t->direct = e->len;
 	t->in_aflags = true;
-	t->flags_of = t->producer = TR_NONE;
+	t->flags_of = t->producer = t->ax = TR_NONE;
 	for (t->i = 0; t->i + 1 < t->n; t->i++) {
 		if (t->op[t->i].kind == TR_CALL)
 			emit_called(t);
@@ -420,6 +445,7 @@ static void emit_block(struct tr *t)
 			emit_inline(t, &t->op[t->i]);
 	}
 	tr_save_flags(t);
+	t->ax = TR_NONE;
 	tr_emit_end(t, &t->op[t->i]);
 	for (unsigned int i = 0; i < t->slows; i++)
 		emit_slow(t, &t->slow[i]);
@@ -451,6 +477,7 @@ int tr_block(struct kvm_vcpu *vcpu, struct block *block)
 	t.e = (struct emit){.b = x->rw + x->used, .max = TR_BLOCK_MAX};
 	t.stub_base = -(s64)x->used;
 	t.page_off = (u32)(block->gpa & (PAGE_SIZE - 1));
+	t.half = vcpu->ctl.rip >> 63;
 	t.mode64 = (block->mode & MODE_SIZE) == MODE_64;
 	for (unsigned int i = 0; i < t.n; i++)
 		tr_classify(vcpu, &t.op[i], &block->uop[i], i + 1 == t.n);

@@ -37,42 +37,45 @@ static void emit_poll(struct tr *t)
 	emit_alu_imm(&t->e, E_CMP, SIZE_32, op_vcpu(VCPU_OFF(exit_request)), 0, false);
 }
 
-/* The jump cache: RDX is the address; RSI becomes the first uop. on_miss: where to go else. */
-static void lookup_miss(struct tr *t, bool leave, unsigned int cc)
+static void lookup_miss(struct tr *t, bool leave, u32 stub)
 {
 	if (leave)
-		leave_when(t, emit_jcc(&t->e, cc));
+		leave_when(t, emit_jcc(&t->e, CC_NZ));
 	else
-		emit_jcc_to(&t->e, cc, t->stub_base + t->x->lookup);
+		emit_jcc_to(&t->e, CC_NZ, t->stub_base + stub);
 }
 
-/* leave: a miss is left to the interpreter's branch; else everything has changed already. */
+/*
+ * The jump cache. RDX is the address; RAX becomes the entry. leave: a miss is left to the
+ * interpreter's branch; else everything has changed already. Code stays in its half of the address
+ * space: an address in the other one misses, since the tags of the halves differ.
+ */
 static void emit_lookup(struct tr *t, bool leave)
 {
 	struct emit *e = &t->e;
 
 	emit_poll(t);
-	lookup_miss(t, leave, CC_NZ);
+	lookup_miss(t, leave, t->x->lookup);
 	emit_load(e, SIZE_32, X_AX, op_reg(X_DX));
 	emit_shift_imm(e, 5, SIZE_32, op_reg(X_AX), 12);
 	emit_alu(e, E_XOR, SIZE_32, X_AX, op_reg(X_DX));
 	emit_alu_imm(e, E_AND, SIZE_32, op_reg(X_AX), JUMP_SIZE - 1, false);
 	emit_shift_imm(e, 4, SIZE_32, op_reg(X_AX), 5);
 	emit_alu(e, E_ADD, SIZE_64, X_AX, op_vcpu(VCPU_OFF(cpu)));
-	emit_alu_to(e, E_CMP, SIZE_64, op_mem(X_AX, JUMP_OFF(rip)), X_DX, false);
-	lookup_miss(t, leave, CC_NZ);
-	emit_load(e, SIZE_64, X_SI, op_reg(X_DX));
-	emit_shift_imm(e, 5, SIZE_64, op_reg(X_SI), 63);
-	emit_load(e, SIZE_64, X_SI, op_index(X_VCPU, X_SI, 3, VCPU_OFF(jump_tag)));
-	emit_alu(e, E_CMP, SIZE_64, X_SI, op_mem(X_AX, JUMP_OFF(tag)));
-	lookup_miss(t, leave, CC_NZ);
-	emit_load(e, SIZE_64, X_SI, op_mem(X_AX, JUMP_OFF(uop)));
+	emit_alu(e, E_CMP, SIZE_64, X_DX, op_mem(X_AX, JUMP_OFF(rip)));
+	lookup_miss(t, leave, t->x->lookup);
+	emit_load(e, SIZE_64, X_DX, op_vcpu(VCPU_OFF(jump_tag) + 8 * t->half));
+	emit_alu(e, E_CMP, SIZE_64, X_DX, op_mem(X_AX, JUMP_OFF(tag)));
+	lookup_miss(t, leave, t->x->lookup_entry);
 }
 
+/* The block of the jump cache's entry at RAX. */
 static void emit_enter(struct tr *t)
 {
+	emit_load(&t->e, SIZE_64, X_DX, op_mem(X_AX, JUMP_OFF(rip)));
+	emit_load(&t->e, SIZE_64, X_AX, op_mem(X_AX, JUMP_OFF(uop)));
 	emit_rm(&t->e, 0xff, SIZE_32, 4,
-		op_mem(X_SI, (s32)offsetof(struct block, code) - (s32)offsetof(struct block, uop)));
+		op_mem(X_AX, (s32)offsetof(struct block, code) - (s32)offsetof(struct block, uop)));
 }
 
 /* reg <- the address at this distance from the page's. */
@@ -175,7 +178,7 @@ static void emit_jmp_rm(struct tr *t, const struct tr_uop *op)
 	emit_enter(t);
 }
 
-/* The frame's locals: [rsp] the slot, [rsp + 8] the target, then the block. */
+/* The frame's locals: [rsp] the slot, [rsp + 8] the target, then the entry. */
 static void emit_call_rm(struct tr *t, const struct tr_uop *op)
 {
 	struct emit *e = &t->e;
@@ -187,11 +190,11 @@ static void emit_call_rm(struct tr *t, const struct tr_uop *op)
 	emit_store(e, SIZE_64, op_mem(X_SP, 0), X_DX);
 	emit_load(e, SIZE_64, X_DX, op_mem(X_SP, 8));
 	emit_lookup(t, true);
-	emit_store(e, SIZE_64, op_mem(X_SP, 8), X_SI);
+	emit_store(e, SIZE_64, op_mem(X_SP, 8), X_AX);
 	emit_rip(t, X_AX, (s32)(t->page_off + u->off + u->len));
-	emit_load(e, SIZE_64, X_SI, op_mem(X_SP, 0));
-	emit_store(e, op->size, op_mem(X_SI, 0), X_AX);
-	emit_load(e, SIZE_64, X_SI, op_mem(X_SP, 8));
+	emit_load(e, SIZE_64, X_DX, op_mem(X_SP, 0));
+	emit_store(e, op->size, op_mem(X_DX, 0), X_AX);
+	emit_load(e, SIZE_64, X_AX, op_mem(X_SP, 8));
 	move_stack(t, op, -(s32)(1u << op->size));
 	count(t, u->nr + 1u);
 	emit_enter(t);

@@ -41,7 +41,7 @@ static void mov_registers(struct tr *t, const struct uop *u, unsigned int size)
 	unsigned int src;
 
 	if (!dst.mem) {
-		emit_load(&t->e, size, dst.reg, tr_guest(u->reg));
+		emit_load(&t->e, size, dst.reg, tr_source(t, u->reg, size));
 		return;
 	}
 	src = tr_value(t, u->reg, size, X_AX);
@@ -155,10 +155,18 @@ static void emit_cmpxchg(struct tr *t, const struct tr_uop *op)
 {
 	struct emit *e = &t->e;
 	u32 lock = op->form == FORM_LOCK_MR ? E_LOCK : 0, equal;
-	unsigned int src = tr_value(t, op->u->reg, op->size, X_SI);
+	struct opnd o = tr_guest(op->u->reg);
+	unsigned int src = o.reg;
 
+	if (o.mem) { /* RCX is free for a moment */
+		emit_store(e, SIZE_64, op_mem(X_SP, 0), X_CX);
+		emit_load(e, SIZE_64, X_CX, o);
+		src = X_CX;
+	}
 	emit_load(e, SIZE_64, X_AX, op_reg(tr_host[RAX]));
 	emit_rm(e, byte_form(0x0fb1, op->size) | lock, op->size, src, AT_DX);
+	if (o.mem)
+		emit_load(e, SIZE_64, X_CX, op_mem(X_SP, 0));
 	equal = emit_jcc(e, CC_Z);
 	tr_put(t, 8 * RAX, op->size, X_AX);
 	emit_here(e, equal);

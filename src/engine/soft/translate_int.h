@@ -99,6 +99,13 @@ struct tr_edge {
 	u16 unused;
 };
 
+/* How the interpreter goes on with the last uop: by fn. */
+struct tr_leave {
+	const struct uop *uop;
+	uop_fn *fn;
+	u16 page_off; /* of the block */
+};
+
 struct tr_out {
 	u32 jump; /* to be linked */
 	u32 poll; /* taken when exit_request is set; 0: none */
@@ -118,6 +125,9 @@ struct tr {
 	u32 page_off;  /* of the block */
 	u32 direct;    /* the entry for links */
 	bool mode64;
+	u8 half;     /* of the address space, where the code was when it was translated */
+	u8 ax;	     /* guest register whose value is in RAX as well; or TR_NONE */
+	u8 ax_next;  /* ... after the present uop */
 	bool called; /* C code has run in this block: poll at its end */
 	/* where the guest's arithmetic flags are now */
 	bool in_host, in_aflags;
@@ -149,10 +159,11 @@ struct translator {
 	/* places of the stubs */
 	u32 enter;	  /* uop_fn of a translated block */
 	u32 untranslated; /* struct block.code of any other */
-	u32 leave;	  /* rsi: uop, eax: offset to add to ctl.rip, rdx: function */
-	u32 call;	  /* rsi: copy of the uop */
+	u32 leave;	  /* rax: struct tr_leave */
+	u32 call;	  /* rax: copy of the uop */
 	u32 call_leave;	  /* likewise; the interpreter goes on after it */
-	u32 link;	  /* rsi: struct tr_edge */
+	u32 link;	  /* rax: struct tr_edge */
+	u32 lookup_entry; /* rax: struct jump_entry that is not the one */
 	u32 lookup;	  /* rdx: rip */
 	struct tr_class classes[TR_CLASSES];
 };
@@ -160,7 +171,7 @@ struct translator {
 /* ---- registers ---- */
 
 #define X_VCPU X_BP
-/* Scratch: RAX (flags are saved through it), RDX (addresses), RSI. */
+/* Scratch: RAX (flags are saved through it), RDX (addresses). */
 
 #define VCPU_OFF(member) ((s32)offsetof(struct kvm_vcpu, member))
 #define CPU_OFF(member)	 ((s32)offsetof(struct cpu, member))
@@ -184,6 +195,10 @@ static inline struct opnd tr_guest(u8 field)
 
 /* A host register that holds the operand: its own, or `scratch`, loaded. */
 unsigned int tr_value(struct tr *t, u8 field, unsigned int size, unsigned int scratch);
+/* The operand itself, or RAX where that has it (32 and 64 bits). */
+struct opnd tr_source(struct tr *t, u8 field, unsigned int size);
+/* RAX <- the operand (32 and 64 bits). */
+void tr_load_ax(struct tr *t, u8 field, unsigned int size);
 /* Write `reg` (32 bits: zero-extended already) to a register operand. */
 void tr_put(struct tr *t, u8 field, unsigned int size, unsigned int reg);
 

@@ -59,11 +59,10 @@ u32 tr_check(struct tr *t, unsigned int bytes, bool write)
 	emit_shift_imm(e, 5, SIZE_32, op_reg(X_AX), PAGE_SHIFT - 5);
 	emit_alu_imm(e, E_AND, SIZE_32, op_reg(X_AX), (TLB_SIZE - 1) << 5, false);
 	emit_alu(e, E_ADD, SIZE_64, X_AX, op_vcpu(VCPU_OFF(tlb)));
-	emit_load(e, SIZE_64, X_SI, op_mem(X_AX, 8 * (write ? ACCESS_WRITE : ACCESS_READ)));
-	emit_alu(e, E_XOR, SIZE_64, X_SI, op_reg(X_DX));
-	emit_alu_imm(e, E_CMP, SIZE_64, op_reg(X_SI), (s32)(PAGE_SIZE - bytes), false);
+	emit_alu(e, E_XOR, SIZE_64, X_DX, op_mem(X_AX, 8 * (write ? ACCESS_WRITE : ACCESS_READ)));
+	emit_alu_imm(e, E_CMP, SIZE_64, op_reg(X_DX), (s32)(PAGE_SIZE - bytes), false);
 	miss = emit_jcc(e, CC_A);
-	emit_alu(e, E_ADD, SIZE_64, X_DX, op_mem(X_AX, offsetof(struct tlb_entry, addend)));
+	emit_alu(e, E_ADD, SIZE_64, X_DX, op_mem(X_AX, offsetof(struct tlb_entry, host)));
 	return miss;
 }
 

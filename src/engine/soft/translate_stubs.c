@@ -15,10 +15,9 @@
 
 /* Host registers below R8 make shorter code; RCX is the guest's own, for shifts by CL. */
 const u8 tr_host[16] = {
-	[RAX] = X_BX,  [RCX] = X_CX,   [RDX] = X_DI,   [RBX] = X_R12,
-	[RSP] = X_R13, [RBP] = X_R14,  [RSI] = X_R8,   [RDI] = X_R9,
-	[R8] = X_R10,  [R9] = X_R11,   [R10] = X_NONE, [R11] = X_NONE,
-	[R12] = X_R15, [R13] = X_NONE, [R14] = X_NONE, [R15] = X_NONE,
+	[RAX] = X_BX,  [RCX] = X_CX, [RDX] = X_DI,   [RBX] = X_R12,  [RSP] = X_R13,  [RBP] = X_R14,
+	[RSI] = X_R8,  [RDI] = X_R9, [R8] = X_R10,   [R9] = X_R11,   [R10] = X_NONE, [R11] = X_NONE,
+	[R12] = X_R15, [R13] = X_SI, [R14] = X_NONE, [R15] = X_NONE,
 };
 
 static const u8 saved[] = {X_BX, X_BP, X_R12, X_R13, X_R14, X_R15};
@@ -58,10 +57,10 @@ static void emit_epilogue(struct emit *e)
 		emit_pop(e, saved[i]);
 }
 
-/* jmp [rsi + disp] */
-static void emit_jmp_rsi(struct emit *e, s32 disp)
+/* jmp [reg + disp] */
+static void emit_jmp_mem(struct emit *e, unsigned int reg, s32 disp)
 {
-	emit_rm(e, 0xff, SIZE_32, 4, op_mem(X_SI, disp));
+	emit_rm(e, 0xff, SIZE_32, 4, op_mem(reg, disp));
 }
 
 /* The interpreter goes on at the uop in RSI; registers are in the vCPU. */
@@ -69,7 +68,7 @@ static void emit_go_on(struct emit *e)
 {
 	emit_load(e, SIZE_64, X_DI, op_reg(X_VCPU));
 	emit_epilogue(e);
-	emit_jmp_rsi(e, 0);
+	emit_jmp_mem(e, X_SI, 0);
 }
 
 static void emit_call_c(struct emit *e, uintptr_t fn)
@@ -85,27 +84,31 @@ static void stub_enter(struct emit *e)
 		emit_push(e, saved[i]);
 	emit_alu_imm(e, E_SUB, SIZE_64, op_reg(X_SP), FRAME, false);
 	emit_load(e, SIZE_64, X_VCPU, op_reg(X_DI));
+	emit_load(e, SIZE_64, X_AX, op_reg(X_SI));
 	tr_reload(e);
 	emit_load(e, SIZE_64, X_DX, op_vcpu(VCPU_OFF(ctl.rip)));
-	emit_jmp_rsi(e, (s32)offsetof(struct block, code) - (s32)offsetof(struct block, uop));
+	emit_jmp_mem(e, X_AX, (s32)offsetof(struct block, code) - (s32)offsetof(struct block, uop));
 }
 
-/* RDX: rip. */
+/* RAX: uop, RDX: rip. */
 static void stub_untranslated(struct emit *e)
 {
 	emit_store(e, SIZE_64, op_vcpu(VCPU_OFF(ctl.rip)), X_DX);
 	tr_spill(e);
+	emit_load(e, SIZE_64, X_SI, op_reg(X_AX));
 	emit_go_on(e);
 }
 
-/* By the function in RDX: the uop's own may be `enter`. */
+/* By the function in struct tr_leave: the uop's own may be `enter`. */
 static void stub_leave(struct emit *e)
 {
-	emit_alu_to(e, E_ADD, SIZE_64, op_vcpu(VCPU_OFF(ctl.rip)), X_AX, false);
 	tr_spill(e);
+	emit_rm(e, 0x0fb7, SIZE_32, X_DX, op_mem(X_AX, offsetof(struct tr_leave, page_off)));
+	emit_alu_to(e, E_ADD, SIZE_64, op_vcpu(VCPU_OFF(ctl.rip)), X_DX, false);
+	emit_load(e, SIZE_64, X_SI, op_mem(X_AX, offsetof(struct tr_leave, uop)));
 	emit_load(e, SIZE_64, X_DI, op_reg(X_VCPU));
 	emit_epilogue(e);
-	emit_rm(e, 0xff, SIZE_32, 4, op_reg(X_DX));
+	emit_jmp_mem(e, X_AX, offsetof(struct tr_leave, fn));
 }
 
 /*
@@ -119,6 +122,7 @@ static void emit_call_op(struct emit *e, bool go_on)
 
 	emit_alu_imm(e, E_SUB, SIZE_64, op_reg(X_SP), 8, false);
 	tr_spill(e);
+	emit_load(e, SIZE_64, X_SI, op_reg(X_AX));
 	emit_lea(e, SIZE_64, X_R12, op_mem(X_SI, sizeof(struct uop)));
 	emit_load(e, SIZE_64, X_BX, op_vcpu(VCPU_OFF(cpu)));
 	emit_load(e, SIZE_32, X_R13, op_mem(X_BX, CPU_OFF(blocks.drops)));
@@ -158,12 +162,21 @@ static void stub_call_leave(struct emit *e)
 
 static void stub_link(struct emit *e)
 {
-	emit_rm(e, 0x0fb7, SIZE_32, X_AX, op_mem(X_SI, offsetof(struct tr_edge, page_off)));
-	emit_alu_to(e, E_ADD, SIZE_64, op_vcpu(VCPU_OFF(ctl.rip)), X_AX, false);
+	emit_rm(e, 0x0fb7, SIZE_32, X_DX, op_mem(X_AX, offsetof(struct tr_edge, page_off)));
+	emit_alu_to(e, E_ADD, SIZE_64, op_vcpu(VCPU_OFF(ctl.rip)), X_DX, false);
 	tr_spill(e);
+	emit_load(e, SIZE_64, X_SI, op_reg(X_AX));
 	emit_call_c(e, (uintptr_t)translate_link);
 	emit_epilogue(e);
 	emit8(e, 0xc3);
+}
+
+/* A miss of the tag: RAX is the entry, which has the address. The next stub follows. */
+static void stub_lookup_entry(struct emit *e)
+{
+	emit_load(e, SIZE_64, X_DX, op_mem(X_AX, CPU_OFF(blocks.jump)));
+	while (e->len % 16)
+		emit8(e, 0x90);
 }
 
 /* RDX: rip. */
@@ -183,9 +196,13 @@ void tr_stubs_init(struct translator *x)
 		u32 *place;
 		void (*make)(struct emit *e);
 	} stubs[] = {
-		{&x->enter, stub_enter},	   {&x->untranslated, stub_untranslated},
-		{&x->leave, stub_leave},	   {&x->call, stub_call},
-		{&x->call_leave, stub_call_leave}, {&x->link, stub_link},
+		{&x->enter, stub_enter},
+		{&x->untranslated, stub_untranslated},
+		{&x->leave, stub_leave},
+		{&x->call, stub_call},
+		{&x->call_leave, stub_call_leave},
+		{&x->link, stub_link},
+		{&x->lookup_entry, stub_lookup_entry},
 		{&x->lookup, stub_lookup},
 	};
 
