@@ -1,8 +1,10 @@
 /* bothy doctor, and the choice of --engine auto: both rest on the same probe. */
 #include <errno.h>
+#include <glob.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -99,6 +101,45 @@ static void show_file(const char *name, const char *path, int mode, const char *
 		show(name, "no %s%s: %s", errno == EACCES ? "permission for " : "", path, missing);
 }
 
+#define BRIDGE_HELPER "/usr/lib/qemu/qemu-bridge-helper"
+#define BRIDGE_ACL    "/etc/qemu/bridge.conf"
+
+/* Is there a bridge in this network namespace at all? */
+static bool have_bridge(void)
+{
+	glob_t found;
+	bool any = !glob("/sys/class/net/*/bridge", GLOB_NOSORT, NULL, &found);
+
+	if (any)
+		globfree(&found);
+	return any;
+}
+
+/* --net bridge: what is missing, one line each. */
+static void show_bridge(void)
+{
+	const char *acl = "lines 'allow NAME'";
+	struct stat st;
+
+	if (!have_bridge())
+		show("bridge", "no bridge on this host: see bothy-network(7) for how to make one");
+	if (!geteuid()) {
+		show("bridge", "as root directly");
+		return;
+	}
+	if (stat(BRIDGE_HELPER, &st)) {
+		show("bridge", "no " BRIDGE_HELPER ": only root joins bridges; package "
+			       "qemu-system-common has it");
+		return;
+	}
+	if (!(st.st_mode & S_ISUID))
+		show("bridge", BRIDGE_HELPER " is not setuid root: chmod u+s " BRIDGE_HELPER);
+	if (access(BRIDGE_ACL, F_OK))
+		show("bridge", "no " BRIDGE_ACL ": the helper wants %s in it", acl);
+	else
+		show("bridge", "through " BRIDGE_HELPER ", for what " BRIDGE_ACL " allows");
+}
+
 static int doctor_main(int argc, char **argv)
 {
 	const struct engine_class *chosen;
@@ -117,9 +158,9 @@ static int doctor_main(int argc, char **argv)
 	chosen = run_choose_engine(0, &why, &err);
 	show("auto", "%s: %s", chosen ? chosen->name : "nothing", chosen ? why : err.text);
 	show_file("tap", "/dev/net/tun", R_OK | W_OK, "no tap networking");
-	show_file("vhost", "/dev/vhost-net", R_OK | W_OK, "no vhost networking");
-	show_file("bridge", "/usr/lib/qemu/qemu-bridge-helper", X_OK,
-		  "bridges only as root; package qemu-system-common has it");
+	show_bridge();
+	show_file("boot ROMs", "/usr/lib/ipxe/qemu/pxe-virtio.rom", R_OK,
+		  "no rom=pxe; package ipxe-qemu has it");
 	show_file("SeaBIOS", "/usr/share/seabios/bios-256k.bin", R_OK, "package seabios has it");
 	show_file("OVMF", "/usr/share/OVMF/OVMF_CODE.fd", R_OK, "package ovmf has it");
 	return chosen ? 0 : 1;
