@@ -535,7 +535,8 @@ static int adopt(struct audit *a, const struct rebuilt *r, u64 *table)
 	s->file_size = max(s->file_size, r->end << s->cluster_bits);
 	s->run = s->run_end = 0;
 	s->cursor = 1;
-	return qcow2_meta_add(s, r->first << s->cluster_bits, r->end - r->first);
+	/* What the old structure took is space like any other now. */
+	return qcow2_meta_refresh(s);
 }
 
 static int rebuild(struct audit *a)

@@ -313,6 +313,8 @@ bool qcow2_lookup_fast(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *m
 int qcow2_meta_add(struct qcow2 *s, u64 offset, u64 clusters);
 void qcow2_meta_del(struct qcow2 *s, u64 offset, u64 clusters);
 bool qcow2_meta_has(const struct qcow2 *s, u64 offset);
+/* Find it all anew: the tables have moved. */
+int qcow2_meta_refresh(struct qcow2 *s);
 
 /* ---- qcow2_refcount.c ---- */
 
@@ -437,6 +439,8 @@ int qcow2_keep_old(struct qcow2 *s, void *memory);
 /* Set every COPIED flag of the active tables by the refcounts. Locked. */
 int qcow2_refresh_copied(struct qcow2 *s);
 
+/* Add where they lie to the set of metadata clusters. Locked. */
+int qcow2_snapshots_note(struct qcow2 *s);
 int qcow2_snapshots_read(struct qcow2 *s, struct err *err);
 void qcow2_snapshots_free(struct qcow2 *s);
 

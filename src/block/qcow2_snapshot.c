@@ -105,6 +105,18 @@ static int read_one(struct qcow2 *s, struct qcow2_snapshot *sn, u64 *at)
 	return sn->id && sn->name ? 0 : -ENOMEM;
 }
 
+/* Their L1 tables are no place for data. */
+int qcow2_snapshots_note(struct qcow2 *s)
+{
+	int rc = qcow2_meta_add(s, s->h.snapshots_offset,
+				div_round_up(s->snapshots_bytes, s->cluster_size));
+
+	for (u32 i = 0; i < s->h.nsnapshots && !rc; i++)
+		rc = qcow2_meta_add(s, s->snapshots[i].l1_offset,
+				    div_round_up(s->snapshots[i].l1_size * 8ULL, s->cluster_size));
+	return rc;
+}
+
 int qcow2_snapshots_read(struct qcow2 *s, struct err *err)
 {
 	u32 want = s->h.nsnapshots;
@@ -128,12 +140,7 @@ int qcow2_snapshots_read(struct qcow2 *s, struct err *err)
 		return bad_table(s, err);
 	if (rc)
 		return err_set(err, -rc, "%s: %s", s->block.name, strerror(-rc));
-	/* Their L1 tables are no place for data. */
-	rc = qcow2_meta_add(s, s->h.snapshots_offset,
-			    div_round_up(s->snapshots_bytes, s->cluster_size));
-	for (u32 i = 0; i < want && !rc; i++)
-		rc = qcow2_meta_add(s, s->snapshots[i].l1_offset,
-				    div_round_up(s->snapshots[i].l1_size * 8ULL, s->cluster_size));
+	rc = qcow2_snapshots_note(s);
 	return rc ? err_set(err, ENOMEM, "%s: out of memory", s->block.name) : 0;
 }
 

@@ -574,6 +574,16 @@ static int note_metadata(struct qcow2 *s)
 	return rc;
 }
 
+int qcow2_meta_refresh(struct qcow2 *s)
+{
+	int rc;
+
+	memset(s->meta, 0, s->meta_cap * sizeof(*s->meta));
+	s->meta_count = 0;
+	rc = note_metadata(s);
+	return rc || !s->h.nsnapshots ? rc : qcow2_snapshots_note(s);
+}
+
 static int cache_init(struct qcow2_cache *c, enum qcow2_tab_kind kind, u64 entries, u32 cap)
 {
 	c->kind = kind;
