@@ -183,8 +183,9 @@ static int open_backing(struct block *b, const struct block_options *o, unsigned
 	below.backing_file = below.backing_format = below.data_file = NULL;
 	/* What the user typed may be an address; what the image says is a file's name. */
 	rc = open_at(&b->backing, path, format, !o->backing_file, &below, depth + 1, err);
-	if (rc)
-		err_prefix(err, "backing file of %s", b->name);
+	/* Of a long chain its top, and where it breaks. */
+	if (rc && !depth)
+		err_prefix(err, "backing chain of %s", b->name);
 	free(path);
 	return rc;
 }

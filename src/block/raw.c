@@ -13,7 +13,8 @@
 static int raw_open(struct block *b, const struct block_options *o, struct err *err)
 {
 	block_filter_init(b);
-	log_warn("%s: format not given, taken for raw; sector 0 is protected (say format=raw)",
+	log_warn("%s: no format was given and it looks raw; writes that would make it look like "
+		 "another format are refused (say format=raw)",
 		 b->name);
 	return 0;
 }

@@ -1,6 +1,5 @@
 /* --disk: an image under a disk controller. */
 #include <errno.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "base/opt.h"
@@ -55,7 +54,6 @@ static void release_block(void *object)
 
 static int open_image(struct machine *m, const struct disk *d, struct block **out, struct err *err)
 {
-	struct block_info info;
 	int rc = block_open(out, &d->image, err);
 
 	if (rc)
@@ -63,14 +61,9 @@ static int open_image(struct machine *m, const struct disk *d, struct block **ou
 	rc = board_own(m, NULL, release_block, *out);
 	if (rc) {
 		block_close(*out);
-		return err_set(err, -rc, "too many devices");
+		err_set(err, -rc, "too many devices");
 	}
-	block_get_info(*out, &info);
-	if (info.probed && !strcmp(info.format, "raw") && !info.readonly)
-		log_warn("%s: no format was given and it looks raw; writes that would make it look "
-			 "like another format are refused (say format=raw)",
-			 d->image.file);
-	return 0;
+	return rc;
 }
 
 int build_disk(struct machine *m, const char *spec, struct err *err)
