@@ -25,6 +25,23 @@ static inline void outb(u16 port, u8 value)
 	asm volatile("outb %0, %1" ::"a"(value), "d"(port));
 }
 
+static inline u8 inb(u16 port)
+{
+	u8 value;
+
+	asm volatile("inb %1, %0" : "=a"(value) : "d"(port));
+	return value;
+}
+
+/* What a venue cannot stand: QEMU's TCG lets reserved bits into CR3, L and D into CS, and a null
+ * selector into TR; KVM above it then finds the state unfit for VMRUN, or QEMU itself gives up. */
+#define SKIP_UNFIT 1
+
+static inline int skips(int what)
+{
+	return inb(0xea) & what;
+}
+
 static inline void put(const char *s)
 {
 	while (*s)

@@ -2,7 +2,9 @@
  * Run a firmware-like image (the last 64 KiB below 1 MiB and below 4 GiB) on an engine, its reset
  * vector first. Bytes written to port 0xe9 are printed; a write to port 0xf4 ends the run.
  *
- * usage: run ENGINE IMAGE
+ * usage: run ENGINE IMAGE [SKIP]
+ *
+ * SKIP is what port 0xea answers: bits of what the guest should leave out (guest.h).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,7 @@
 
 static struct engine_vm vm;
 static size_t run_size;
+static u8 skip;
 
 static void fail(const char *what, long code)
 {
@@ -62,6 +65,14 @@ static void make_memory(const char *path)
 	add_slot(3, 0xffff0000, ROM, rom, KVM_MEM_READONLY);
 }
 
+/* Where vendors differ (SYSENTER in long mode), as AMD's processors. */
+static void set_vendor(struct kvm_cpuid_entry2 *e)
+{
+	memcpy(&e->ebx, "Auth", 4);
+	memcpy(&e->edx, "enti", 4);
+	memcpy(&e->ecx, "cAMD", 4);
+}
+
 static int make_vcpu(struct kvm_run **run)
 {
 	struct {
@@ -79,6 +90,8 @@ static int make_vcpu(struct kvm_run **run)
 	for (u32 i = 0; i < cpuid->head.nent; i++)
 		if (cpuid->entry[i].function == 0x80000008)
 			cpuid->entry[i].eax = 48 << 8 | 40;
+		else if (cpuid->entry[i].function == 0 || cpuid->entry[i].function == 0x80000000)
+			set_vendor(&cpuid->entry[i]);
 	must((int)fd, KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
 	run_size = (size_t)size;
 	*run = vm.engine->mmap((int)fd, run_size);
@@ -91,7 +104,8 @@ static bool handle_io(struct kvm_run *run)
 	u8 *data = (u8 *)run + run->io.data_offset;
 
 	if (run->io.direction == KVM_EXIT_IO_IN)
-		memset(data, 0xff, (size_t)run->io.size * run->io.count);
+		memset(data, run->io.port == 0xea ? skip : 0xff,
+		       (size_t)run->io.size * run->io.count);
 	else if (run->io.port == 0xe9)
 		fwrite(data, run->io.size, run->io.count, stdout);
 	else if (run->io.port == 0xf4)
@@ -101,13 +115,14 @@ static bool handle_io(struct kvm_run *run)
 
 int main(int argc, char **argv)
 {
-	const struct engine_class *engine = argc == 3 ? engine_lookup(argv[1]) : NULL;
+	const struct engine_class *engine = argc == 3 || argc == 4 ? engine_lookup(argv[1]) : NULL;
 	struct kvm_run *run;
 	struct err err;
 	int fd;
 
 	if (!engine)
-		fail("usage: run ENGINE IMAGE", 0);
+		fail("usage: run ENGINE IMAGE [SKIP]", 0);
+	skip = argc == 4 ? (u8)atoi(argv[3]) : 0;
 	if (engine_vm_open(&vm, engine, &err)) {
 		printf("SKIP: %s\n", err.text);
 		return 77;
@@ -124,6 +139,10 @@ int main(int argc, char **argv)
 			if (!handle_io(run))
 				break;
 			continue;
+		}
+		if (run->exit_reason == KVM_EXIT_SHUTDOWN) {
+			puts("shutdown");
+			break;
 		}
 		fflush(stdout);
 		fail("exit reason", (long)run->exit_reason);

@@ -2,31 +2,19 @@
  * The system side of the CPU as 32-bit code sees it: segments, gates, tasks, virtual-8086 mode, the
  * older kinds of paging, real mode. Every line printed is a fact about the processor.
  */
-#include "guest.h"
+#include "sys32.h"
 
-volatile struct {
-	u32 vector, pad0, error, pad1, eip, pad2, cs, pad3, eflags, pad4, esp, pad5, ss, pad6, cr2,
-		pad7, ecx, pad8, eax, pad9, frame, pad10, es, pad11, ds, pad12, fs, pad13, gs,
-		pad14;
-} trapped;
-
-extern u8 stubs[];
-extern volatile u32 enter_flags, v86_frame[6], task_saw[8], task_runs, user_arg;
-extern volatile u16 real_saw[8];
-extern u8 user_start[], user_end[], user_stack_top[];
-void enter(void (*fn)(u32 arg), u32 arg, int cpl);
-void real_mode(void);
-void report_unexpected(void);
+volatile struct trap trapped;
 
 #define V86 4
 
-static volatile u64 idt[256] __attribute__((aligned(16)));
-static volatile u8 tss[0x2100] __attribute__((aligned(16)));
-static volatile u8 tss2[0x80] __attribute__((aligned(16)));
+volatile u64 idt[256] __attribute__((aligned(16)));
+volatile u8 tss[0x2100] __attribute__((aligned(16)));
+volatile u8 tss2[0x80] __attribute__((aligned(16)));
 static volatile u8 tss3[0x80] __attribute__((aligned(16)));
-static volatile u8 tss16[0x40] __attribute__((aligned(16)));
-static u8 ring0_stack[4096] __attribute__((aligned(16)));
-static u8 task_stack[2][1024] __attribute__((aligned(16)));
+volatile u8 tss16[0x40] __attribute__((aligned(16)));
+u8 ring0_stack[4096] __attribute__((aligned(16)));
+u8 task_stack[2][1024] __attribute__((aligned(16)));
 static volatile u8 data_page[8192] __attribute__((aligned(4096)));
 static volatile u32 page_dir[1024] __attribute__((aligned(4096)));
 static volatile u32 page_table[1024] __attribute__((aligned(4096)));
@@ -35,38 +23,19 @@ static volatile u64 pae_dir[512] __attribute__((aligned(4096)));
 static volatile u64 pae_low[512] __attribute__((aligned(4096)));
 static volatile u64 pae_table[512] __attribute__((aligned(4096)));
 
-#define T32(t, i) (*(volatile u32 *)((t) + (i)))
-#define T16(t, i) (*(volatile u16 *)((t) + (i)))
-
-/* Selectors. */
-enum {
-	REAL_CODE = 0x38,
-	REAL_DATA = 0x40,
-	TSS_SEL = 0x48,
-	TSS2_SEL = 0x50,
-	TSS3_SEL = 0x58,
-	GATE_SEL = 0x60,
-	TASK_SEL = 0x68,
-	LDT_SEL = 0x70,
-	TEST_SEL = 0x78,
-	CONF_SEL = 0x80,
-	TSS16_SEL = 0x88,
-	CODE1_SEL = 0x90
-};
-
-static void set_gate(int v, u32 handler, u16 cs, u8 type)
+void set_gate(int v, u32 handler, u16 cs, u8 type)
 {
 	idt[v] = (handler & 0xffff) | (u64)cs << 16 | (u64)type << 40 |
 		 (u64)(handler & 0xffff0000) << 32;
 }
 
-static void set_segment(u16 sel, u32 base, u32 limit, u8 type, u8 flags)
+void set_segment(u16 sel, u32 base, u32 limit, u8 type, u8 flags)
 {
 	gdt[sel / 8] = (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)type << 40 |
 		       (u64)(limit >> 16 & 15) << 48 | (u64)flags << 52 | (u64)(base >> 24) << 56;
 }
 
-static u32 read_cr(int n)
+u32 read_cr(int n)
 {
 	u32 v;
 
@@ -94,7 +63,7 @@ static void write_cr4(u32 v)
 	asm volatile("movl %0, %%cr4" ::"r"(v) : "memory");
 }
 
-static void make_tss(volatile u8 *t, u32 eip, int stack)
+void make_tss(volatile u8 *t, u32 eip, int stack)
 {
 	for (int i = 0; i < 0x68; i++)
 		t[i] = 0;
@@ -142,7 +111,7 @@ static void init(void)
 	v86_frame[0] = 0x1000; /* SP */
 }
 
-static void outcome(const char *name)
+void outcome(const char *name)
 {
 	put(name);
 	if (trapped.vector == ~0U || trapped.vector == 0x80) {
@@ -165,7 +134,7 @@ void report_unexpected(void)
 	outcome("");
 }
 
-static void try(const char *name, void (*fn)(u32), u32 arg, int cpl)
+void try(const char *name, void (*fn)(u32), u32 arg, int cpl)
 {
 	enter(fn, arg, cpl);
 	outcome(name);
@@ -216,7 +185,7 @@ static void k_bound(u32 index)
 	asm volatile("bound %0, %1" ::"r"(index), "m"(bounds));
 }
 
-static void k_lcall(u32 sel)
+void k_lcall(u32 sel)
 {
 	struct {
 		u32 offset;
@@ -612,6 +581,8 @@ int main(void)
 	paging32();
 	paging_pae();
 	real();
+	more32();
 	put("end\n");
+	triple_fault();
 	return 0;
 }

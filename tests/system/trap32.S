@@ -243,7 +243,142 @@ real_fault:
 	iretw
 	.code32
 
+/* Target of the 16-bit call gate: two words. */
+	.globl gate16_entry
+gate16_entry:
+	movzwl 4(%esp), %eax
+	movl %eax, task_saw
+	movzwl 6(%esp), %eax
+	movl %eax, task_saw+4
+	movl %esp, task_saw+16
+	lretw $4
+
+/* Tasks of #TS to #GP: the error code is all they have. */
+	.globl task_faults
+	.balign 32
+task_faults:
+	.set i, 10
+	.rept 4
+	.balign 32
+	popl trapped+8
+	movl $i, trapped
+	jmp recover
+	.set i, i + 1
+	.endr
+
+/* Code of the 16-bit task, in a 32-bit segment. */
+	.globl task16_entry
+task16_entry:
+	movl %eax, task_saw
+	movl %esp, task_saw+8
+	str %ax
+	movw %ax, task_saw+12
+	clts
+	movw $0x5c5c, %ax
+	iretl
+
+	.globl sysenter_entry32
+sysenter_entry32:
+	movl %cs, %eax
+	movl %eax, enter_saw
+	movl %ss, %eax
+	movl %eax, enter_saw+4
+	movl %esp, enter_saw+12
+	pushfl
+	popl enter_saw+8
+	sysexit
+
+/* void unreal_mode(void): real mode with FS of 4 GiB. */
+	.globl unreal_mode
+unreal_mode:
+	pushl %ebx
+	pushl %ebp
+	pushl %esi
+	pushl %edi
+	movl %esp, real_sp
+	movw $0x10, %ax
+	movw %ax, %fs
+	ljmpl $0x38, $1f
+	.code16
+1:	movw $0x40, %ax
+	movw %ax, %ds
+	movw %ax, %es
+	movw %ax, %gs
+	movw %ax, %ss
+	movl %cr0, %eax
+	andb $0xfe, %al
+	movl %eax, %cr0
+	ljmp $0, $2f
+2:	xorw %ax, %ax
+	movw %ax, %ss
+	movw $0x7000, %sp
+	movw %ax, %ds
+	movw %ax, %gs
+	lidtl real_idt
+	/* FS keeps its limit, and with it the 4 GiB */
+	movl $0x123456, %ebx
+	movw %fs:(%ebx), %ax
+	movw %ax, unreal_saw
+	/* FFFF:0020 is in the second MiB */
+	movw $0xffff, %ax
+	movw %ax, %es
+	movw %es:0x20, %ax
+	movw %ax, unreal_saw + 2
+	/* a new selector gives a base, not a limit: FS stays wide */
+	xorw %ax, %ax
+	movw %ax, %fs
+	movw %fs:(%ebx), %ax
+	movw %ax, unreal_saw + 4
+	/* the stack wraps at 64 KiB: into 2000:FFFE */
+	movw $0x2000, %ax
+	movw %ax, %ss
+	xorw %sp, %sp
+	pushw $0x7c7c
+	movw %sp, %cx
+	popw %dx
+	xorw %ax, %ax
+	movw %ax, %ss
+	movw $0x7000, %sp
+	movw %cx, unreal_saw + 6
+	movw %dx, unreal_saw + 8
+	call 3f
+3:	popw %ax
+	subw $3b, %ax
+	movw %ax, unreal_saw + 10
+	lidtl saved_idt
+	movl %cr0, %eax
+	orb $1, %al
+	movl %eax, %cr0
+	ljmpl $0x08, $5f
+	.code32
+5:	movl $0x10, %eax
+	movl %eax, %ds
+	movl %eax, %es
+	movl %eax, %fs
+	movl %eax, %gs
+	movl %eax, %ss
+	movl real_sp, %esp
+	popl %edi
+	popl %esi
+	popl %ebp
+	popl %ebx
+	ret
+
 	.section .user, "ax"
+	.globl u_gate16, u_sysenter, u_sysexit
+u_gate16:
+	pushw $0x2222
+	pushw $0x1111
+	lcall *far_gate
+	int $0x80
+u_sysenter:
+	movl %esp, %ecx
+	movl $1f, %edx
+	stc
+	sysenter
+1:	int $0x80
+u_sysexit:
+	sysexit
 	.globl u_call_gate, u_int80, u_arg_read, u_arg_write
 u_call_gate:
 	pushl $0x2222
@@ -337,6 +472,9 @@ v86_frame:	.skip 24
 task_saw:	.skip 32
 task_runs:	.long 0
 real_saw:	.skip 16
+		.globl unreal_saw, enter_saw
+unreal_saw:	.skip 16
+enter_saw:	.skip 16
 real_resume:	.word 0
 real_idt:	.word 0x3ff
 		.long 0

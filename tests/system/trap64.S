@@ -42,7 +42,11 @@ common:
 	movq %rax, trapped+56
 	movq %rcx, trapped+80	/* where the frame was */
 	cmpb $0, resume_trap
-	jne resume
+	je recover
+	cmpb $0, resume_only_db
+	je resume
+	cmpq $1, trapped
+	je resume
 recover:
 	movq recover_sp, %rsp
 	testq %rsp, %rsp
@@ -103,10 +107,11 @@ enter:
 	iretq
 
 	.data
-	.globl resume_trap, trap_count, user_cs, enter_flags
+	.globl resume_trap, trap_count, user_cs, enter_flags, resume_only_db
 	.balign 8
 user_cs:	.quad 0x2b
 enter_flags:	.quad 0x2
 recover_sp:	.quad 0
 trap_count:	.long 0
 resume_trap:	.byte 0
+resume_only_db:	.byte 0

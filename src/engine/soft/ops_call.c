@@ -1,6 +1,8 @@
 /* The fast system calls, and what goes with them: SWAPGS, FS and GS bases, STAC and CLAC. */
 #include <errno.h>
 
+#include "engine/soft/excp.h"
+#include "engine/soft/mmu_int.h"
 #include "engine/soft/ops_sys.h"
 
 /* The flat segments that these instructions make of a selector, whatever the tables say. */
@@ -73,8 +75,17 @@ OP_BRANCH(syscall)
 	return u->mode64 ? vcpu->msr.lstar : vcpu->msr.cstar;
 }
 
+/* Unlike IRET, SYSRET that sets TF traps at once: "as if" the SYSCALL had just been stepped over.
+ */
+static void trap_after_sysret(struct kvm_vcpu *vcpu, bool stepping)
+{
+	if (!stepping && vcpu->ctl.rflags & X86_TF)
+		excp_queue(vcpu, DB_VECTOR, false, 0, DR6_BS);
+}
+
 OP_BRANCH(sysret)
 {
+	bool stepping = vcpu->ctl.rflags & X86_TF;
 	u16 base = (u16)(vcpu->msr.star >> 48);
 	u64 rip = vcpu->ctl.gpr[RCX];
 	bool wide = u->osize == SIZE_64;
@@ -90,6 +101,7 @@ OP_BRANCH(sysret)
 	else
 		flags_set(vcpu, flags_get(vcpu) | X86_IF);
 	vcpu->events = true;
+	trap_after_sysret(vcpu, stepping);
 	enter_segments(vcpu, wide ? base + 16 : base, base + 8, 3, wide);
 	return wide ? rip : (u32)rip;
 }
