@@ -18,7 +18,14 @@
 struct pci_host;
 struct pci_device;
 
+/* What the bridge's own function says it is. Firmware goes by it. */
+enum pci_bridge {
+	PCI_BRIDGE_GENERIC, /* the generic PCIe host bridge, which has no registers */
+	PCI_BRIDGE_82441,   /* Intel 82441FX; its PAM registers say that there is RAM below 1 MiB */
+};
+
 struct pci_host_config {
+	enum pci_bridge bridge;
 	u64 ecam_base; /* 0: mechanism 1 only */
 	u32 ecam_buses;
 	u64 mmio32_base, mmio32_size; /* where BARs may be placed */

@@ -92,14 +92,33 @@ static void ecam_write(void *ctx, u64 offset, unsigned int size, u64 value)
 
 static const struct bus_ops ecam_ops = {ecam_read, ecam_write};
 
-/* ---- the bridge's own function: the generic PCIe host bridge, which has no registers ---- */
+/* ---- the bridge's own function ---- */
+
+/* 82441FX data sheet (290549), 3.2.16: what is read and written from 0xc0000 on is RAM. The
+ * registers stay so; the 64 KiB below 1 MiB have one of their own. */
+#define PAM0	      0x59
+#define PAM0_RAM      0x30
+#define PAM_RAM	      0x33
+#define PAM_REGISTERS 7
 
 static int bridge_init(struct device *dev, const void *config, struct err *err)
 {
-	static const struct pci_ident ident = {
+	static const struct pci_ident generic = {
 		.vendor = 0x1b36, .device = 0x0008, .class_code = 0x060000};
+	static const struct pci_ident intel = {
+		.vendor = 0x8086, .device = 0x1237, .revision = 2, .class_code = 0x060000};
+	struct pci_device *self = container_of(dev, struct pci_device, dev);
+	const struct pci_host_config *c = config;
+	int rc;
 
-	return pci_device_init(container_of(dev, struct pci_device, dev), &ident, 0, err);
+	if (c->bridge == PCI_BRIDGE_GENERIC)
+		return pci_device_init(self, &generic, 0, err);
+	rc = pci_device_init(self, &intel, 0, err);
+	if (rc)
+		return rc;
+	memset(self->config + PAM0, PAM_RAM, PAM_REGISTERS);
+	self->config[PAM0] = PAM0_RAM;
+	return 0;
 }
 
 static void bridge_reset(struct device *dev)
@@ -179,7 +198,7 @@ struct pci_host *pci_host_new(struct bus *bus, const struct pci_host_config *con
 	if (claim_ranges(host, err))
 		goto fail;
 	bus_set_pci(bus, host);
-	self = device_new(bus, &bridge_class, "pci-host", NULL, err);
+	self = device_new(bus, &bridge_class, "pci-host", &host->config, err);
 	if (!self)
 		goto fail;
 	return host;

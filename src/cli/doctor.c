@@ -162,7 +162,7 @@ static int doctor_main(int argc, char **argv)
 	show_file("boot ROMs", "/usr/lib/ipxe/qemu/pxe-virtio.rom", R_OK,
 		  "no rom=pxe; package ipxe-qemu has it");
 	show_file("SeaBIOS", "/usr/share/seabios/bios-256k.bin", R_OK, "package seabios has it");
-	show_file("OVMF", "/usr/share/OVMF/OVMF_CODE.fd", R_OK, "package ovmf has it");
+	show_file("OVMF", "/usr/share/ovmf/OVMF.fd", R_OK, "package ovmf has it");
 	return chosen ? 0 : 1;
 }
 

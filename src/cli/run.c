@@ -38,13 +38,41 @@ static int take_image(void *target, const char *value, struct err *err)
 	return o->image ? 0 : -ENOMEM;
 }
 
+/* UEFI firmware with its variables in one file, where distributions put it. */
+static int choose_firmware(struct run_options *o, struct err *err)
+{
+	static const char *const files[] = {
+		"/usr/share/ovmf/OVMF.fd",
+		"/usr/share/qemu/OVMF.fd",
+		"/usr/share/edk2/x64/OVMF.fd",
+	};
+
+	if (!o->uefi)
+		return 0;
+	if (o->bios)
+		return err_set(err, EINVAL, "both --uefi and --bios %s", o->bios);
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		if (access(files[i], R_OK))
+			continue;
+		o->bios = strdup(files[i]);
+		return o->bios ? 0 : err_set(err, ENOMEM, "out of memory");
+	}
+	return err_set(
+		err, ENOENT,
+		"--uefi: no UEFI firmware here (%s): install the package ovmf, or give one as "
+		"--bios FILE",
+		files[0]);
+}
+
 static int open_images(struct run *r, struct err *err)
 {
 	struct run_options *o = &r->options;
 	const char *path = o->kernel ? o->kernel : o->image;
 	bool flat = o->load || o->entry || o->mode;
-	int rc;
+	int rc = choose_firmware(o, err);
 
+	if (rc)
+		return rc;
 	if (o->kernel && o->image)
 		return err_set(err, EINVAL, "both --kernel %s and the image %s", o->kernel,
 			       o->image);
@@ -59,14 +87,16 @@ static int open_images(struct run *r, struct err *err)
 	if (!path)
 		return o->bios ? 0
 			       : err_set(err, EINVAL,
-					 "nothing to run: give an image, --kernel or --bios");
+					 "nothing to run: give an image, --kernel, --bios or "
+					 "--uefi");
 	rc = image_open(&r->image, path, flat ? IMAGE_FLAT : IMAGE_AUTO, err);
 	if (rc)
 		return rc;
 	if (r->image.kind == IMAGE_DISK && !o->bios)
-		return err_set(err, EINVAL,
-			       "%s is %s; to boot a disk give it as --disk with --bios FILE", path,
-			       r->image.text);
+		return err_set(
+			err, EINVAL,
+			"%s is %s; to boot a disk give it as --disk with --bios FILE or --uefi",
+			path, r->image.text);
 	r->config.image = &r->image;
 	for (u32 i = 0; i < o->initrds; i++) {
 		rc = image_open_raw(&r->initrd[i], o->initrd[i], err);

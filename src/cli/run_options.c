@@ -75,6 +75,8 @@ const struct opt run_option_table[] = {
 	{"append", OPT_STRING, FIELD(append), "TEXT", "Command line of the kernel."},
 	{"bios", OPT_STRING, FIELD(bios), "FILE",
 	 "Firmware, mapped below 4 GiB and shadowed below 1 MiB."},
+	{"uefi", OPT_BOOL, FIELD(uefi), "on|off",
+	 "UEFI firmware: OVMF, where Debian's package ovmf puts it. Its variables are not kept."},
 	{"load", OPT_STRING, FIELD(load), "ADDR",
 	 "Flat binary: where its first byte goes (0x1000)."},
 	{"entry", OPT_STRING, FIELD(entry), "ADDR",

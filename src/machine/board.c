@@ -11,6 +11,7 @@
 #include "hw/debugexit.h"
 #include "hw/fw_cfg.h"
 #include "hw/i8042.h"
+#include "hw/piix.h"
 #include "hw/pm.h"
 #include "hw/pvpanic.h"
 #include "hw/rtc.h"
@@ -86,6 +87,8 @@ static int add_pc(struct machine *m, struct err *err)
 static int add_pci(struct machine *m, struct err *err)
 {
 	struct pci_host_config config = {
+		/* OVMF goes on only where it knows the chipset. */
+		.bridge = m->config.firmware ? PCI_BRIDGE_82441 : PCI_BRIDGE_GENERIC,
 		.ecam_base = LAYOUT_ECAM_BASE,
 		.ecam_buses = 1,
 		.mmio32_base = LAYOUT_MMIO32_BASE,
@@ -96,9 +99,16 @@ static int add_pci(struct machine *m, struct err *err)
 		.pio_size = PIO_WINDOW_SIZE,
 		.intx_gsi = {16, 17, 18, 19},
 	};
+	int rc = 0;
 
 	m->pci = pci_host_new(m->bus, &config, err);
-	return m->pci ? 0 : -EIO;
+	if (!m->pci)
+		return -EIO;
+	if (m->config.firmware)
+		rc = add(m, &piix_isa_class, "piix-isa", NULL, NULL, err);
+	if (!rc && m->config.firmware)
+		rc = add(m, &piix_pm_class, "piix-pm", NULL, NULL, err);
+	return rc;
 }
 
 int board_build(struct machine *m, struct err *err)
