@@ -117,6 +117,19 @@ int p9_walk(struct p9 *p9, struct p9_msg *m)
 	return 0;
 }
 
+/* The directory and the name in it with which most requests begin; NULL with *rc set. */
+static struct p9_fid *get_place(struct p9 *p9, struct p9_msg *m, char name[P9_NAME_MAX + 1],
+				int *rc)
+{
+	struct p9_fid *dir;
+
+	*rc = 0;
+	dir = p9_get_fid(p9, m, rc);
+	if (dir)
+		*rc = p9_get_name(m, name);
+	return *rc ? NULL : dir;
+}
+
 int p9_open_flags(u32 flags)
 {
 	const u32 allowed =
@@ -127,18 +140,13 @@ int p9_open_flags(u32 flags)
 
 int p9_lcreate(struct p9 *p9, struct p9_msg *m)
 {
-	int rc = 0, fd, path;
-	struct p9_fid *fid = p9_get_fid(p9, m, &rc);
 	char name[P9_NAME_MAX + 1];
-	u32 flags, mode;
+	int rc, fd, path;
+	struct p9_fid *fid = get_place(p9, m, name, &rc);
+	u32 flags = (u32)p9_get(m, 4), mode = (u32)p9_get(m, 4);
 	struct stat st;
 
-	if (!fid)
-		return rc;
-	rc = p9_get_name(m, name);
-	flags = (u32)p9_get(m, 4);
-	mode = (u32)p9_get(m, 4);
-	if (rc || m->bad || fid->io >= 0)
+	if (!fid || m->bad || fid->io >= 0)
 		return rc ? rc : -EINVAL;
 	fd = open_beneath(fid->path, name,
 			  (p9_open_flags(flags) & ~O_DIRECTORY) | O_CREAT | O_NONBLOCK | O_NOCTTY,
@@ -162,15 +170,12 @@ int p9_lcreate(struct p9 *p9, struct p9_msg *m)
 
 int p9_symlink(struct p9 *p9, struct p9_msg *m)
 {
-	int rc = 0;
-	struct p9_fid *fid = p9_get_fid(p9, m, &rc);
 	char name[P9_NAME_MAX + 1], target[PATH_MAX];
+	int rc;
+	struct p9_fid *fid = get_place(p9, m, name, &rc);
 
-	if (!fid)
-		return rc;
-	rc = p9_get_name(m, name);
 	p9_get_string(m, target, sizeof(target) - 1);
-	if (rc || m->bad)
+	if (!fid || m->bad)
 		return rc ? rc : -EINVAL;
 	if (symlinkat(target, fid->path, name))
 		return -errno;
@@ -180,16 +185,12 @@ int p9_symlink(struct p9 *p9, struct p9_msg *m)
 /* Regular files only. */
 int p9_mknod(struct p9 *p9, struct p9_msg *m)
 {
-	int rc = 0, fd;
-	struct p9_fid *fid = p9_get_fid(p9, m, &rc);
 	char name[P9_NAME_MAX + 1];
-	u32 mode;
+	int rc, fd;
+	struct p9_fid *fid = get_place(p9, m, name, &rc);
+	u32 mode = (u32)p9_get(m, 4);
 
-	if (!fid)
-		return rc;
-	rc = p9_get_name(m, name);
-	mode = (u32)p9_get(m, 4);
-	if (rc || m->bad)
+	if (!fid || m->bad)
 		return rc ? rc : -EINVAL;
 	if (mode & S_IFMT && !S_ISREG(mode))
 		return -EPERM;
@@ -202,16 +203,12 @@ int p9_mknod(struct p9 *p9, struct p9_msg *m)
 
 int p9_mkdir(struct p9 *p9, struct p9_msg *m)
 {
-	int rc = 0;
-	struct p9_fid *fid = p9_get_fid(p9, m, &rc);
 	char name[P9_NAME_MAX + 1];
-	u32 mode;
+	int rc;
+	struct p9_fid *fid = get_place(p9, m, name, &rc);
+	u32 mode = (u32)p9_get(m, 4);
 
-	if (!fid)
-		return rc;
-	rc = p9_get_name(m, name);
-	mode = (u32)p9_get(m, 4);
-	if (rc || m->bad)
+	if (!fid || m->bad)
 		return rc ? rc : -EINVAL;
 	if (mkdirat(fid->path, name, mode & P9_MODE_MASK))
 		return -errno;
@@ -240,34 +237,24 @@ int p9_link(struct p9 *p9, struct p9_msg *m)
 
 int p9_renameat(struct p9 *p9, struct p9_msg *m)
 {
-	int rc = 0, rc2 = 0;
-	struct p9_fid *from = p9_get_fid(p9, m, &rc), *to;
 	char old_name[P9_NAME_MAX + 1], new_name[P9_NAME_MAX + 1];
+	int rc, rc2;
+	struct p9_fid *from = get_place(p9, m, old_name, &rc);
+	struct p9_fid *to = get_place(p9, m, new_name, &rc2);
 
-	if (!from)
-		return rc;
-	rc = p9_get_name(m, old_name);
-	to = p9_get_fid(p9, m, &rc2);
-	if (rc || !to)
+	if (!from || !to)
 		return rc ? rc : rc2;
-	rc = p9_get_name(m, new_name);
-	if (rc)
-		return rc;
 	return renameat(from->path, old_name, to->path, new_name) ? -errno : 0;
 }
 
 int p9_unlinkat(struct p9 *p9, struct p9_msg *m)
 {
-	int rc = 0;
-	struct p9_fid *fid = p9_get_fid(p9, m, &rc);
 	char name[P9_NAME_MAX + 1];
-	u32 flags;
+	int rc;
+	struct p9_fid *fid = get_place(p9, m, name, &rc);
+	u32 flags = (u32)p9_get(m, 4);
 
-	if (!fid)
-		return rc;
-	rc = p9_get_name(m, name);
-	flags = (u32)p9_get(m, 4);
-	if (rc || m->bad)
+	if (!fid || m->bad)
 		return rc ? rc : -EINVAL;
 	return unlinkat(fid->path, name, flags & AT_REMOVEDIR) ? -errno : 0;
 }
