@@ -28,6 +28,11 @@
 #define TURN_LIMIT 256
 #define MAX_DATA   65536u
 
+/* 5.10.3; newer than the headers of Debian 12. */
+#define F_STREAM	    0
+#define F_SEQPACKET	    1
+#define F_NO_IMPLIED_STREAM 2
+
 static struct vsock *of(struct virtio_device *dev)
 {
 	return container_of(dev, struct vsock, dev);
@@ -86,7 +91,7 @@ static struct vsock_header conn_header(struct vsock_conn *conn, u16 op)
 		.dst_cid = load_le64(conn->vsock->dev.config),
 		.src_port = conn->host_port,
 		.dst_port = conn->guest_port,
-		.type = VIRTIO_VSOCK_TYPE_STREAM,
+		.type = conn->type,
 		.op = op,
 		.flags = flags,
 		.buf_alloc = VSOCK_BUF_ALLOC,
@@ -110,15 +115,20 @@ static bool send_data(struct vsock_conn *conn, struct virtq *vq, struct virtq_ch
 	u32 room = min(chain->in_len - VSOCK_HEADER_SIZE, most);
 	size_t niov = min((size_t)chain->nin, ARRAY_SIZE(local));
 	struct vsock_header h;
-	u32 n;
+	bool end = false;
+	u32 n = 0;
 
 	memcpy(local, chain->in, niov * sizeof(*iov));
 	iov_discard_front(&iov, &niov, VSOCK_HEADER_SIZE);
-	n = room ? vsock_conn_read(conn, iov, niov, room) : 0;
+	if (room && conn->type == VSOCK_TYPE_SEQPACKET)
+		n = vsock_seq_read(conn, iov, niov, room, &end);
+	else if (room)
+		n = vsock_conn_read(conn, iov, niov, room);
 	if (!n)
 		return false;
 	h = conn_header(conn, VIRTIO_VSOCK_OP_RW);
 	h.len = n;
+	h.flags = end ? VSOCK_SEQ_EOM : 0;
 	conn->tx_cnt += n;
 	write_header(chain, &h);
 	virtq_push(vq, chain, VSOCK_HEADER_SIZE + n);
@@ -268,7 +278,7 @@ static void answer_reset(struct vsock *vsock, const struct vsock_header *h)
 
 static void new_conn(struct vsock *vsock, const struct vsock_header *h)
 {
-	struct vsock_conn *conn = vsock_conn_to_host(vsock, h->src_port, h->dst_port);
+	struct vsock_conn *conn = vsock_conn_to_host(vsock, h->type, h->src_port, h->dst_port);
 
 	if (!conn) {
 		answer_reset(vsock, h);
@@ -279,13 +289,21 @@ static void new_conn(struct vsock *vsock, const struct vsock_header *h)
 	conn->pending |= BIT(VIRTIO_VSOCK_OP_RESPONSE);
 }
 
-static void handle_data(struct vsock_conn *conn, const struct virtq_chain *chain, u32 len)
+static bool write_data(struct vsock_conn *conn, const struct iovec *iov, size_t niov, u32 flags)
+{
+	if (conn->type == VSOCK_TYPE_SEQPACKET)
+		return vsock_seq_write(conn, iov, niov, flags & VSOCK_SEQ_EOM);
+	return vsock_conn_write(conn, iov, niov);
+}
+
+static void handle_data(struct vsock_conn *conn, const struct virtq_chain *chain, u32 len,
+			u32 flags)
 {
 	struct iovec iov[64];
 	int n = iov_slice(iov, ARRAY_SIZE(iov), chain->out, chain->nout, VSOCK_HEADER_SIZE, len);
 
 	if (conn->state != VSOCK_CONNECTED || conn->guest_shut & VIRTIO_VSOCK_SHUTDOWN_SEND ||
-	    n < 0 || !vsock_conn_write(conn, iov, (size_t)n))
+	    n < 0 || !write_data(conn, iov, (size_t)n, flags))
 		vsock_conn_reset(conn);
 	else if (conn->fwd_cnt - conn->told_fwd >= VSOCK_BUF_ALLOC / 4)
 		conn->pending |= BIT(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
@@ -310,7 +328,7 @@ static void handle_conn(struct vsock_conn *conn, const struct vsock_header *h,
 		vsock_conn_shutdown(conn, h->flags);
 		break;
 	case VIRTIO_VSOCK_OP_RW:
-		handle_data(conn, chain, h->len);
+		handle_data(conn, chain, h->len, h->flags);
 		break;
 	case VIRTIO_VSOCK_OP_CREDIT_UPDATE:
 		break;
@@ -324,6 +342,15 @@ static void handle_conn(struct vsock_conn *conn, const struct vsock_header *h,
 	vsock_conn_update(conn);
 }
 
+/* 5.10.3.2: streams are implied unless the driver knows better. */
+static bool knows_type(const struct virtio_device *dev, u16 type)
+{
+	if (type == VSOCK_TYPE_SEQPACKET)
+		return virtio_has(dev, F_SEQPACKET);
+	return type == VIRTIO_VSOCK_TYPE_STREAM &&
+	       (virtio_has(dev, F_STREAM) || !virtio_has(dev, F_NO_IMPLIED_STREAM));
+}
+
 static void handle_packet(struct vsock *vsock, const struct virtq_chain *chain)
 {
 	struct vsock_conn *conn;
@@ -332,13 +359,15 @@ static void handle_packet(struct vsock *vsock, const struct virtq_chain *chain)
 	/* 5.10.6.4.1: a packet with a wrong source is not from anybody. */
 	if (!read_header(chain, &h) || h.src_cid != load_le64(vsock->dev.config))
 		return;
-	if (h.dst_cid != VSOCK_HOST_CID || h.type != VIRTIO_VSOCK_TYPE_STREAM ||
+	if (h.dst_cid != VSOCK_HOST_CID || !knows_type(&vsock->dev, h.type) ||
 	    h.len > chain->out_len - VSOCK_HEADER_SIZE) {
 		answer_reset(vsock, &h);
 		return;
 	}
 	conn = vsock_conn_lookup(vsock, h.src_port, h.dst_port);
-	if (conn)
+	if (conn && conn->type != h.type)
+		answer_reset(vsock, &h);
+	else if (conn)
 		handle_conn(conn, &h, chain);
 	else if (h.op == VIRTIO_VSOCK_OP_REQUEST)
 		new_conn(vsock, &h);
@@ -397,6 +426,8 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 		return err_set(err, ENAMETOOLONG, "a path of 1 to %zu bytes for the sockets",
 			       sizeof(vsock->path) - 12);
 	snprintf(vsock->path, sizeof(vsock->path), "%s", o->path);
+	virtio_offer(dev,
+		     VIRTIO_F(F_STREAM) | VIRTIO_F(F_SEQPACKET) | VIRTIO_F(F_NO_IMPLIED_STREAM));
 	dev->config_size = 8;
 	store_le64(dev->config, cid);
 	for (int i = 0; i < 3 && !rc; i++)

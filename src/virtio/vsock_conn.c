@@ -29,7 +29,8 @@ static struct loop *loop_of(const struct vsock *vsock)
 
 /* ---- connections ---- */
 
-static struct vsock_conn *conn_new(struct vsock *vsock, int fd, u32 guest_port, u32 host_port)
+static struct vsock_conn *conn_new(struct vsock *vsock, int fd, u16 type, u32 guest_port,
+				   u32 host_port)
 {
 	struct vsock_conn *conn;
 
@@ -39,6 +40,7 @@ static struct vsock_conn *conn_new(struct vsock *vsock, int fd, u32 guest_port, 
 	if (!conn)
 		return NULL;
 	conn->vsock = vsock;
+	conn->type = type;
 	conn->guest_port = guest_port;
 	conn->host_port = host_port;
 	conn->watch = (struct loop_watch){.fd = fd, .fn = on_socket};
@@ -57,6 +59,7 @@ static void close_socket(struct vsock_conn *conn)
 	fd_close(&conn->watch.fd);
 	conn->readable = false;
 	conn->len = 0;
+	vsock_seq_release(conn);
 }
 
 void vsock_conn_free(struct vsock_conn *conn)
@@ -136,7 +139,7 @@ void vsock_conn_update(struct vsock_conn *conn)
 	if (conn->state == VSOCK_HELLO || (conn->state == VSOCK_CONNECTED && !conn->readable &&
 					   !conn->host_eof && vsock_conn_credit(conn)))
 		events |= EPOLLIN;
-	if (conn->len)
+	if (conn->len > vsock_seq_open_bytes(conn))
 		events |= EPOLLOUT;
 	if (events && !conn->watch.added)
 		loop_watch_add(loop_of(conn->vsock), &conn->watch, events);
@@ -212,7 +215,8 @@ static void finish_shutdown(struct vsock_conn *conn)
 		shutdown(conn->watch.fd, SHUT_WR);
 }
 
-static void drain_buf(struct vsock_conn *conn)
+/* False when the socket takes no more now, or is gone. */
+static bool drain_bytes(struct vsock_conn *conn)
 {
 	while (conn->len) {
 		struct iovec iov = {conn->buf + conn->head,
@@ -222,9 +226,22 @@ static void drain_buf(struct vsock_conn *conn)
 		if (n < 0)
 			vsock_conn_reset(conn);
 		if (n <= 0)
-			return;
+			return false;
 		conn->head = (conn->head + (u32)n) % VSOCK_BUF_ALLOC;
 		conn->len -= (u32)n;
+	}
+	return true;
+}
+
+static void drain_buf(struct vsock_conn *conn)
+{
+	if (conn->type == VSOCK_TYPE_SEQPACKET) {
+		if (!vsock_seq_drain(conn))
+			vsock_conn_reset(conn);
+		if (conn->state != VSOCK_CONNECTED)
+			return;
+	} else if (!drain_bytes(conn)) {
+		return;
 	}
 	/* The guest may be waiting for credit with nothing else to say. */
 	if (conn->fwd_cnt != conn->told_fwd)
@@ -237,6 +254,8 @@ void vsock_conn_shutdown(struct vsock_conn *conn, u32 flags)
 	conn->guest_shut |= flags;
 	if (conn->guest_shut & VIRTIO_VSOCK_SHUTDOWN_RCV)
 		conn->readable = false;
+	if (conn->guest_shut & VIRTIO_VSOCK_SHUTDOWN_SEND)
+		vsock_seq_drop_open(conn);
 	finish_shutdown(conn);
 }
 
@@ -337,8 +356,9 @@ static void on_socket(struct loop_watch *watch, u32 events)
 
 /* ---- who connects ---- */
 
-struct vsock_conn *vsock_conn_to_host(struct vsock *vsock, u32 guest_port, u32 host_port)
+struct vsock_conn *vsock_conn_to_host(struct vsock *vsock, u16 type, u32 guest_port, u32 host_port)
 {
+	int kind = type == VSOCK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	struct vsock_conn *conn;
 	int fd;
@@ -346,12 +366,12 @@ struct vsock_conn *vsock_conn_to_host(struct vsock *vsock, u32 guest_port, u32 h
 	if (snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", vsock->path, host_port) >=
 	    (int)sizeof(addr.sun_path))
 		return NULL;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	fd = socket(AF_UNIX, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return NULL;
 	conn = connect(fd, (struct sockaddr *)&addr, sizeof(addr))
 		       ? NULL
-		       : conn_new(vsock, fd, guest_port, host_port);
+		       : conn_new(vsock, fd, type, guest_port, host_port);
 	if (!conn) {
 		close(fd);
 		return NULL;
@@ -387,7 +407,7 @@ static void on_accept(struct loop_watch *watch, u32 events)
 	bus_lock(vsock->dev.bus);
 	/* Without a driver there is nobody to talk to. */
 	if (!virtio_queue_is_live(&vsock->dev.queue[0]) ||
-	    !conn_new(vsock, fd, 0, free_port(vsock)))
+	    !conn_new(vsock, fd, VIRTIO_VSOCK_TYPE_STREAM, 0, free_port(vsock)))
 		close(fd);
 	bus_unlock(vsock->dev.bus);
 }

@@ -2,6 +2,8 @@
  * usage: vsock-echo host PATH      listen on a UNIX socket and send back what one client sends
  *        vsock-echo guest MIB      connect to port 5000 of the host, send that much, and check
  *                                  that it comes back
+ *        vsock-echo host-seq PATH, vsock-echo guest-seq N
+ *                                  the same with N messages that must stay whole, port 5001
  */
 #define _GNU_SOURCE
 #include <poll.h>
@@ -20,10 +22,10 @@
 
 static uint8_t buf[CHUNK];
 
-static int echo(const char *path)
+static int echo(const char *path, int kind)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int listener = socket(AF_UNIX, SOCK_STREAM, 0), fd;
+	int listener = socket(AF_UNIX, kind, 0), fd;
 	ssize_t n;
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
@@ -99,10 +101,42 @@ static int guest(uint64_t total)
 	return 0;
 }
 
+/* Messages of up to a chunk, in both directions at once as far as the sockets go. */
+static int guest_messages(unsigned long count)
+{
+	struct sockaddr_vm addr = {
+		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = 5001};
+	int fd = socket(AF_VSOCK, SOCK_SEQPACKET, 0);
+
+	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr))) {
+		perror("vsock seqpacket");
+		return 1;
+	}
+	for (unsigned long i = 0; i < count; i++) {
+		size_t len = 1 + i * 7919 % (CHUNK - 1);
+
+		for (size_t k = 0; k < len; k++)
+			buf[k] = byte_at(i * CHUNK + k);
+		if (write(fd, buf, len) != (ssize_t)len ||
+		    read(fd, buf, sizeof(buf)) != (ssize_t)len) {
+			perror("a message");
+			return 1;
+		}
+		for (size_t k = 0; k < len; k++)
+			if (buf[k] != byte_at(i * CHUNK + k))
+				return 1;
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "host"))
-		return echo(argv[2]);
+		return echo(argv[2], SOCK_STREAM);
+	if (argc == 3 && !strcmp(argv[1], "host-seq"))
+		return echo(argv[2], SOCK_SEQPACKET);
+	if (argc == 3 && !strcmp(argv[1], "guest-seq"))
+		return guest_messages(strtoul(argv[2], NULL, 0));
 	if (argc == 3 && !strcmp(argv[1], "guest"))
 		return guest(strtoull(argv[2], NULL, 0) << 20);
 	return 2;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/virtio_vsock.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -404,6 +405,183 @@ static void tiny_buffers_are_refused(void **state)
 	}
 }
 
+/* ---- whole messages: 5.10.6.6 ---- */
+
+static void send_part(u32 from, u32 len, bool end)
+{
+	fill(driver_ptr(&d, TX + 44), from, len);
+	send_raw(CID, 2, 9, 1, 2, VIRTIO_VSOCK_OP_RW, end, len, len);
+}
+
+static int seq_listener(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_1", path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	return fd;
+}
+
+/* The guest's program has connected; its socket on the host. */
+static int seq_open(const struct driver_mode *mode, int *listener)
+{
+	struct packet p;
+	int fd;
+
+	open_socket(mode);
+	driver_start(&d, VIRTIO_F(1), 3);
+	for (int i = 0; i < NRX; i++)
+		give(i);
+	driver_kick(&d.queue[0]);
+	*listener = seq_listener();
+	send_raw(CID, 2, 9, 1, 2, VIRTIO_VSOCK_OP_REQUEST, 0, 0, 0);
+	assert_true(receive(&p));
+	assert_int_equal(p.op, VIRTIO_VSOCK_OP_RESPONSE);
+	assert_int_equal(p.type, 2);
+	fd = accept4(*listener, NULL, NULL, SOCK_NONBLOCK);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void seq_close(int fd, int listener)
+{
+	char name[128];
+
+	close(fd);
+	close(listener);
+	snprintf(name, sizeof(name), "%s_1", path);
+	unlink(name);
+	close_socket();
+}
+
+/* Messages of many sizes, in one packet or several, keep their ends both ways. */
+static void messages_stay_whole(void **state)
+{
+	static u8 data[65536];
+
+	for (size_t m = 0; m < 9; m++) {
+		struct packet p;
+		int listener, fd = seq_open(&driver_modes[m], &listener);
+
+		for (u32 len = 1; len < 60000; len = len * 3 + 1) {
+			u32 taken = 0, parts = 0;
+
+			for (u32 at = 0; at < len;) {
+				u32 n = min(len - at, 16000u);
+
+				send_part(at, n, at + n == len);
+				at += n;
+			}
+			assert_int_equal(read(fd, data, sizeof(data)), len);
+			check(data, 0, len);
+			if (len > 8192) /* more than the guest said it takes */
+				continue;
+			fill(data, len, len);
+			assert_int_equal(write(fd, data, len), len);
+			assert_int_equal(write(fd, "!", 1), 1); /* another, right behind */
+			do {
+				do
+					assert_true(receive(&p));
+				while (p.op != VIRTIO_VSOCK_OP_RW);
+				assert_int_equal(p.type, 2);
+				check(p.data, len + taken, p.len);
+				taken += p.len;
+				parts++;
+				fwd += p.len;
+				send_raw(CID, 2, 9, 1, 2, VIRTIO_VSOCK_OP_CREDIT_UPDATE, 0, 0, 0);
+			} while (!(p.flags & 1));
+			assert_int_equal(taken, len);
+			assert_int_equal(parts, (len + RX_LEN - 45) / (RX_LEN - 44));
+			do
+				assert_true(receive(&p));
+			while (p.op != VIRTIO_VSOCK_OP_RW);
+			assert_int_equal(p.len, 1);
+			assert_int_equal(p.flags & 1, 1);
+			fwd++;
+			send_raw(CID, 2, 9, 1, 2, VIRTIO_VSOCK_OP_CREDIT_UPDATE, 0, 0, 0);
+		}
+		seq_close(fd, listener);
+	}
+}
+
+/* A program that does not read: messages wait, in their order and within what was promised; then
+ * all come. One without an end is forgotten when the guest shuts down. */
+static void messages_wait(void **state)
+{
+	static u8 data[65536];
+	u32 sent = 0, seen = 0, told = 0;
+	struct packet p;
+	int listener, fd = seq_open(&driver_modes[1], &listener);
+
+	while (sent < 4000) {
+		send_part(sent, 1 + sent % 60, true);
+		sent++;
+	}
+	while (seen < sent) {
+		ssize_t n = read(fd, data, sizeof(data));
+
+		if (n < 0) {
+			assert_int_equal(errno, EAGAIN);
+			harness_settle(d.h);
+			continue;
+		}
+		assert_int_equal(n, 1 + seen % 60);
+		check(data, seen, (u32)n);
+		seen++;
+	}
+	while (receive(&p))
+		told = p.op == VIRTIO_VSOCK_OP_CREDIT_UPDATE ? p.fwd_cnt : told;
+	assert_true(told > 0);
+	send_part(0, 100, false);
+	/* What cannot be sent yet does not keep the loop awake. */
+	assert_int_equal(poll(&(struct pollfd){.fd = loop_fd(d.h->loop), .events = POLLIN}, 1, 0),
+			 0);
+	send_raw(CID, 2, 9, 1, 2, VIRTIO_VSOCK_OP_SHUTDOWN, 3, 0, 0);
+	assert_int_equal(read(fd, data, sizeof(data)), 0);
+	assert_true(receive(&p));
+	assert_int_equal(p.op, VIRTIO_VSOCK_OP_RST);
+	seq_close(fd, listener);
+}
+
+/* Too much, too many empty ones, a message that can never be taken, another type on the same ports,
+ * and the type that was not negotiated: a reset each. */
+static void messages_are_bounded(void **state)
+{
+	static u8 data[100000];
+
+	for (int what = 0; what < 5; what++) {
+		struct packet p = {0};
+		int listener, fd = seq_open(&driver_modes[0], &listener), tries = 0;
+
+		if (what == 4) {
+			driver_start(&d, 0, 3);
+			for (int i = 0; i < NRX; i++)
+				give(i);
+			driver_kick(&d.queue[0]);
+			send_raw(CID, 2, 9, 1, 2, VIRTIO_VSOCK_OP_REQUEST, 0, 0, 0);
+		}
+		if (what == 3)
+			send_op(9, 1, VIRTIO_VSOCK_OP_RW, 0, 10);
+		if (what == 2) /* more than peer_alloc */
+			assert_int_equal(write(fd, data, 9000), 9000);
+		while (what == 0 && !receive(&p) && tries++ < 100)
+			send_part(0, 16000, false);
+		for (; what == 1 && tries < 700000; tries++) {
+			send_part(0, 0, true);
+			if (tries % 1000 == 0 && receive(&p))
+				break;
+		}
+		if (!p.op)
+			assert_true(receive(&p));
+		assert_int_equal(p.op, VIRTIO_VSOCK_OP_RST);
+		assert_int_equal(p.type, what == 3 ? 1 : 2);
+		assert_false(driver_status(&d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+		seq_close(fd, listener);
+	}
+}
+
 /* A reset of the device ends the connections. */
 static void reset_closes(void **state)
 {
@@ -464,6 +642,9 @@ int main(void)
 		cmocka_unit_test(host_connects),
 		cmocka_unit_test(strangers_are_reset),
 		cmocka_unit_test(credit_is_enforced),
+		cmocka_unit_test(messages_stay_whole),
+		cmocka_unit_test(messages_wait),
+		cmocka_unit_test(messages_are_bounded),
 		cmocka_unit_test(reset_closes),
 		cmocka_unit_test(connections_are_bounded),
 		cmocka_unit_test(tiny_buffers_are_refused),
