@@ -171,6 +171,8 @@ int block_open_node(struct block **out, const char *path, const char *format,
 /* Of the file node: reserve space for, or write zeros over, all of the first bytes. */
 int block_file_reserve(struct block *file, u64 bytes);
 int block_file_fill(struct block *file, u64 bytes);
+/* Of the file node: how often it has asked the kernel to sync. */
+u64 block_file_syncs(struct block *file);
 
 /* ---- for submit functions; all in the queue's thread ---- */
 

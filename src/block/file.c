@@ -6,6 +6,8 @@
  *    through a bounce buffer, and misaligned writes, which read first, exclude each other by
  *    `rmw_lock`.
  * 2. Reading past the end gives zeros.
+ * 3. One flush of the queues is under way at a time (`flushing`). Those that are submitted
+ * meanwhile wait in flush_waiters; the next one serves all of them, which lie in flush_batch then.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -37,6 +39,10 @@ struct file {
 	bool no_punch, no_zero_range; /* the file system said so */
 	u32 mem_align, offset_align;  /* with direct */
 	pthread_mutex_t rmw_lock;
+	pthread_mutex_t flush_lock; /* over what follows */
+	bool flushing;
+	struct list flush_waiters, flush_batch;
+	u64 syncs; /* begun, whoever asked */
 };
 
 static struct file *file_of(struct block *b)
@@ -117,6 +123,9 @@ static int file_open(struct block *b, const struct block_options *o, struct err 
 		b->block_size = max(b->block_size, f->offset_align);
 	}
 	pthread_mutex_init(&f->rmw_lock, NULL);
+	pthread_mutex_init(&f->flush_lock, NULL);
+	list_init(&f->flush_waiters);
+	list_init(&f->flush_batch);
 	b->readonly = o->readonly;
 	b->fixed_size = f->device;
 	b->can_discard = b->can_write_zeroes = true;
@@ -129,6 +138,7 @@ static int file_close(struct block *b)
 
 	fd_close(&f->fd);
 	pthread_mutex_destroy(&f->rmw_lock);
+	pthread_mutex_destroy(&f->flush_lock);
 	return 0;
 }
 
@@ -144,6 +154,101 @@ static bool direct_fits(const struct file *f, u64 offset, u64 len, const struct 
 		    (iov[i].iov_len & (f->offset_align - 1)))
 			return false;
 	return true;
+}
+
+/* ---- flushes, shared by all queues ---- */
+
+static void on_flushed(struct block_req *req, void *arg, int result);
+
+static void list_take(struct list *to, struct list *from)
+{
+	while (!list_empty(from)) {
+		struct list *item = from->next;
+
+		list_del(item);
+		list_add_tail(to, item);
+	}
+}
+
+/* Begin the flush of req, in q's thread. What is of another queue is a helper's. */
+static void flush_begin(struct file *f, struct block_queue *q, struct block_req *req)
+{
+	struct uring_io io = {.op = URING_FDATASYNC, .fd = f->fd, .user = req};
+	int rc;
+
+	block_hook_add(req, on_flushed, f);
+	if (q == req->queue && !uring_queue(block_queue_ring(q), &io)) {
+		__atomic_add_fetch(&f->syncs, 1, __ATOMIC_RELAXED);
+		return;
+	}
+	rc = block_pool_add(f->block.top->pool, req);
+	if (rc)
+		block_queue_return(req, rc);
+}
+
+/* The waiter that is the next to flush: one of this queue if there is one. Locked. */
+static struct block_req *flush_next(struct file *f, struct block_queue *q)
+{
+	struct block_req *req;
+
+	if (list_empty(&f->flush_waiters))
+		return NULL;
+	list_for_each_entry (req, &f->flush_waiters, link)
+		if (req->queue == q)
+			goto found;
+	req = list_first(&f->flush_waiters, struct block_req, link);
+found:
+	list_del(&req->link);
+	list_take(&f->flush_batch, &f->flush_waiters);
+	return req;
+}
+
+/* In the thread of the queue that flushed: its companions are done, too; the next may begin. */
+static void on_flushed(struct block_req *req, void *arg, int result)
+{
+	struct list done = LIST_INIT(done);
+	struct block_queue *q = req->queue;
+	struct file *f = arg;
+	struct block_req *next;
+
+	pthread_mutex_lock(&f->flush_lock);
+	list_take(&done, &f->flush_batch);
+	next = flush_next(f, q);
+	f->flushing = next;
+	pthread_mutex_unlock(&f->flush_lock);
+	if (next)
+		flush_begin(f, q, next);
+	while (!list_empty(&done)) {
+		struct block_req *other = list_first(&done, struct block_req, link);
+
+		list_del(&other->link);
+		block_queue_return(other, result);
+	}
+	block_complete(req, result);
+}
+
+static void flush_submit(struct file *f, struct block_queue *q, struct block_req *req)
+{
+	bool first;
+
+	/* The one that flushes needs room for its hook. */
+	if (!block_queue_has_ring(q) || req->nhooks == BLOCK_MAX_HOOKS) {
+		block_defer(q, req);
+		return;
+	}
+	pthread_mutex_lock(&f->flush_lock);
+	first = !f->flushing;
+	f->flushing = true;
+	if (!first)
+		list_add_tail(&f->flush_waiters, &req->link);
+	pthread_mutex_unlock(&f->flush_lock);
+	if (first)
+		flush_begin(f, q, req);
+}
+
+u64 block_file_syncs(struct block *b)
+{
+	return __atomic_load_n(&file_of(b)->syncs, __ATOMIC_RELAXED);
 }
 
 static void file_submit(struct block *b, struct block_queue *q, struct block_req *req)
@@ -169,15 +274,14 @@ static void file_submit(struct block *b, struct block_queue *q, struct block_req
 			block_finish(q, req, 0);
 			return;
 		}
-		io.op = URING_FDATASYNC;
-		break;
+		flush_submit(f, q, req);
+		return;
 	default:
 		block_defer(q, req);
 		return;
 	}
 	if (unlikely(!block_queue_has_ring(q) || req->niov > IOV_MAX || req->len > MAX_TRANSFER ||
-		     (f->direct && req->op != BLOCK_FLUSH &&
-		      !direct_fits(f, req->pos, req->len, req->iov, req->niov)) ||
+		     (f->direct && !direct_fits(f, req->pos, req->len, req->iov, req->niov)) ||
 		     uring_queue(block_queue_ring(q), &io)))
 		block_defer(q, req);
 }
@@ -310,6 +414,7 @@ static int sync_data(struct file *f)
 {
 	if (f->unsafe)
 		return 0;
+	__atomic_add_fetch(&f->syncs, 1, __ATOMIC_RELAXED);
 	while (fdatasync(f->fd))
 		if (errno != EINTR)
 			return -errno;
@@ -375,9 +480,9 @@ static int write_zero_buffers(struct file *f, u64 offset, u64 len)
 }
 
 /*
- * With O_DIRECT a write to a hole waits for the file system to find space, alone in the file and, in
- * a ring, in a thread of the kernel's; to reserved space it does not. The page cache puts both off
- * anyway. What fails is tried again without.
+ * With O_DIRECT a write to a hole waits for the file system to find space, alone in the file and,
+ * in a ring, in a thread of the kernel's; to reserved space it does not. The page cache puts both
+ * off anyway. What fails is tried again without.
  */
 static bool reserve(struct file *f, const struct block_io *io)
 {

@@ -164,11 +164,45 @@ static bool allocate(struct qcow2 *s, u64 offset, u64 len)
 	return done;
 }
 
+/*
+ * What nearly every request is: inside one cluster that has a place of its own. As
+ * qcow2_lookup_fast() with all but that left out.
+ */
+static bool start_simple(struct qcow2 *s, struct block_queue *q, struct block_req *req)
+{
+	u64 in = qcow2_into_cluster(s, req->pos), index = qcow2_l1_index(s, req->pos);
+	u64 entry, host, seq;
+	struct qcow2_tab *tab;
+
+	if (s->extended || s->external || in + req->len > s->cluster_size || index >= s->h.l1_size)
+		return false;
+	tab = __atomic_load_n(&s->l2.map[index], __ATOMIC_ACQUIRE);
+	if (!tab || !__atomic_load_n(&tab->referenced, __ATOMIC_RELAXED))
+		return false;
+	seq = __atomic_load_n(&tab->seq, __ATOMIC_ACQUIRE);
+	if ((seq & 1) || __atomic_load_n(&tab->suspect, __ATOMIC_RELAXED))
+		return false;
+	entry = qcow2_entry_get(s, tab, qcow2_l2_index(s, req->pos), NULL);
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (__atomic_load_n(&tab->seq, __ATOMIC_RELAXED) != seq ||
+	    __atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED) != tab)
+		return false;
+	host = entry & QCOW2_OFFSET;
+	if (!host || (host & (s->cluster_size - 1)) || (entry & (QCOW2_COMPRESSED | QCOW2_ZERO)) ||
+	    (req->op == BLOCK_WRITE && !(entry & QCOW2_COPIED)) || !s->data)
+		return false;
+	block_pass(q, req, s->data, host + in);
+	return true;
+}
+
 void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
 {
 	struct extent e[MAX_EXTENTS];
-	unsigned int n = cut(s, req, e);
+	unsigned int n;
 
+	if (likely(start_simple(s, q, req)))
+		return;
+	n = cut(s, req, e);
 	if (!n && req->op == BLOCK_WRITE && allocate(s, req->pos, req->len))
 		n = cut(s, req, e);
 	if (n == 1 && e[0].node) {

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "base/log.h"
+#include "block/block_int.h"
 #include "rig.h"
 
 #define SIZE (4 * MiB)
@@ -298,6 +299,55 @@ static void option_errors(void **state)
 	rig_options_free(&o);
 }
 
+/* ---- flushes ---- */
+
+#define FLUSHES 24
+
+static unsigned int flushes_done;
+
+static void on_flush(struct block_req *req, int result)
+{
+	assert_int_equal(result, 0);
+	flushes_done++;
+}
+
+/* Many at once from two queues: one is under way, and one more serves all the others. */
+static void shared_flushes(void **state)
+{
+	char *path = new_file("flushes", SIZE);
+	struct block *b = open_disk(path, BLOCK_CACHE_WRITEBACK, "raw");
+	static struct block_req reqs[2 * FLUSHES];
+	struct block_queue *q[2];
+	struct err err;
+	u64 before;
+
+	assert_non_null(b);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(block_queue_new(&q[i], b, 64, &err), 0);
+	if (!block_queue_has_ring(q[0]))
+		skip();
+	for (int round = 0; round < 20; round++) {
+		flushes_done = 0;
+		assert_int_equal(block_write(b, "dirty", 5, (u64)round * 4096), 0);
+		before = block_file_syncs(b);
+		for (int i = 0; i < 2 * FLUSHES; i++) {
+			reqs[i] = (struct block_req){.op = BLOCK_FLUSH, .done = on_flush};
+			block_submit(q[i % 2], &reqs[i]);
+		}
+		/* Each queue's answers may hang on the other's. */
+		while (flushes_done < 2 * FLUSHES)
+			for (int i = 0; i < 2; i++) {
+				block_queue_flush(q[i]);
+				block_queue_poll(q[i]);
+			}
+		assert_in_range(block_file_syncs(b) - before, 1, 3);
+	}
+	for (int i = 0; i < 2; i++)
+		block_queue_free(q[i]);
+	assert_int_equal(block_close(b), 0);
+	free(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -308,6 +358,7 @@ int main(void)
 		cmocka_unit_test(locks),
 		cmocka_unit_test(guarded_sector),
 		cmocka_unit_test(option_errors),
+		cmocka_unit_test(shared_flushes),
 	};
 	int rc;
 
