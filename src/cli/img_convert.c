@@ -21,7 +21,7 @@
 #include "os/thread.h"
 
 #define MAX_WORKERS 16
-#define PIECE	    (2 * MiB)
+#define PIECE	    (512 * KiB)
 
 struct convert {
 	struct img_source source;
