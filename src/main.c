@@ -21,6 +21,7 @@ int main(int argc, char **argv)
 	thread_init();
 	/* A reader that goes away is an error of write(2), not the end. */
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write */
 	for (size_t i = 0; commands[i]; i++)
 		if (!strcmp(commands[i]->name, argv[1]))
 			return commands[i]->run(argc - 1, argv + 1);
