@@ -32,7 +32,7 @@ static void timer_interrupt(struct kvm_lapic *apic)
 		lapic_accept_vector(apic->vcpu, (u8)lvtt, false);
 }
 
-/* Helper thread. */
+/* Helper thread, or the vCPU's while it sleeps in HLT. */
 static void timer_fired(struct kvm_timer *timer)
 {
 	struct kvm_lapic *apic = container_of(timer, struct kvm_lapic, timer);
@@ -154,6 +154,19 @@ void kvm_set_tsc_deadline(struct kvm_vcpu *vcpu, u64 tsc)
 		return;
 	}
 	kvm_timer_arm(&apic->timer, kvm_tsc_to_ns(vcpu, tsc));
+}
+
+/* ---- waiting for it ---- */
+
+u64 kvm_lapic_timer_deadline(const struct kvm_vcpu *vcpu)
+{
+	return vcpu->apic ? kvm_timer_deadline(&vcpu->apic->timer) : 0;
+}
+
+void kvm_lapic_timer_due(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->apic)
+		kvm_timer_run_due(&vcpu->apic->timer);
 }
 
 /* ---- life and state ---- */

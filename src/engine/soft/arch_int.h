@@ -37,7 +37,7 @@ enum irqchip_mode { IRQCHIP_NONE, IRQCHIP_KERNEL, IRQCHIP_SPLIT };
 struct kvm_timer {
 	void (*fn)(struct kvm_timer *timer); /* helper thread or owner, no lock held */
 	struct kvm *kvm;
-	u64 deadline_ns; /* clock_now_ns(); 0 when not armed. Under timer_lock */
+	u64 deadline_ns; /* clock_now_ns(); 0 when not armed. Written under timer_lock */
 	struct list link;
 };
 
@@ -284,6 +284,14 @@ void kvm_irqfd_ready(struct kvm *kvm, int fd);
 void kvm_timer_init(struct kvm *kvm, struct kvm_timer *timer, void (*fn)(struct kvm_timer *));
 void kvm_timer_arm(struct kvm_timer *timer, u64 deadline_ns);
 void kvm_timer_disarm(struct kvm_timer *timer);
+/* Run fn now, on this thread, if the timer is armed and its time has come. The thread that would
+ * call kvm_timer_disarm_sync() is this one, or waits for it. */
+void kvm_timer_run_due(struct kvm_timer *timer);
+/* When it is due, or 0. A glance: it may be changed meanwhile. */
+static inline u64 kvm_timer_deadline(const struct kvm_timer *timer)
+{
+	return __atomic_load_n(&timer->deadline_ns, __ATOMIC_RELAXED);
+}
 /* Disarm and wait until a run of fn under way is over. Not with a lock held that fn takes. */
 void kvm_timer_disarm_sync(struct kvm_timer *timer);
 

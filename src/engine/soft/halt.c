@@ -9,11 +9,13 @@
  */
 #define _GNU_SOURCE
 #include <linux/futex.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "engine/soft/arch_int.h"
+#include "engine/soft/lapic.h"
 #include "os/clock.h"
 
 #define POLL_START_NS	10000
@@ -61,13 +63,32 @@ static bool poll_for_kick(struct kvm_vcpu *vcpu, u32 seen, u64 start, u64 *end)
 	return false;
 }
 
+/* The kernel may end a wait with a time late by the thread's slack, 50 us; not here. */
+static void set_no_slack(void)
+{
+	static _Thread_local bool done;
+
+	if (!done)
+		prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+	done = true;
+}
+
+/* Its own timer wakes the vCPU at first hand; the helper thread, which would kick it, comes second.
+ */
 static void sleep_until_kick(struct kvm_vcpu *vcpu, u32 seen)
 {
+	u64 deadline = kvm_lapic_timer_deadline(vcpu);
+	struct timespec until = {.tv_sec = (time_t)(deadline / NSEC_PER_SEC),
+				 .tv_nsec = (long)(deadline % NSEC_PER_SEC)};
 	struct kvm_vcpu_arch *arch = vcpu->arch;
 
+	set_no_slack();
 	__atomic_store_n(&arch->sleeping, 1, __ATOMIC_SEQ_CST);
-	syscall(SYS_futex, &arch->wake, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+	syscall(SYS_futex, &arch->wake, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, seen,
+		deadline ? &until : NULL, NULL, FUTEX_BITSET_MATCH_ANY);
 	__atomic_store_n(&arch->sleeping, 0, __ATOMIC_SEQ_CST);
+	if (deadline && !kicked_since(vcpu, seen))
+		kvm_lapic_timer_due(vcpu);
 }
 
 /* After a wait of halt_ns, its spin included. */

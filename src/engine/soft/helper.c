@@ -31,6 +31,11 @@ void kvm_timer_init(struct kvm *kvm, struct kvm_timer *timer, void (*fn)(struct 
 	list_init(&timer->link);
 }
 
+static void set_deadline(struct kvm_timer *timer, u64 deadline_ns)
+{
+	__atomic_store_n(&timer->deadline_ns, deadline_ns, __ATOMIC_RELAXED);
+}
+
 /* timer_lock held. Have the helper wake for the first deadline; waking too early is harmless. */
 static void program(struct kvm_arch *arch)
 {
@@ -55,7 +60,7 @@ void kvm_timer_arm(struct kvm_timer *timer, u64 deadline_ns)
 
 	pthread_mutex_lock(&arch->timer_lock);
 	list_del(&timer->link);
-	timer->deadline_ns = max(deadline_ns, (u64)1);
+	set_deadline(timer, max(deadline_ns, (u64)1));
 	list_for_each_entry (t, &arch->timers, link)
 		if (t->deadline_ns > timer->deadline_ns)
 			break;
@@ -70,7 +75,7 @@ void kvm_timer_disarm(struct kvm_timer *timer)
 
 	pthread_mutex_lock(&arch->timer_lock);
 	list_del(&timer->link);
-	timer->deadline_ns = 0;
+	set_deadline(timer, 0);
 	pthread_mutex_unlock(&arch->timer_lock);
 }
 
@@ -81,7 +86,7 @@ void kvm_timer_disarm_sync(struct kvm_timer *timer)
 	pthread_mutex_lock(&arch->timer_lock);
 	for (;;) {
 		list_del(&timer->link);
-		timer->deadline_ns = 0;
+		set_deadline(timer, 0);
 		if (arch->timer_running != timer)
 			break;
 		pthread_cond_wait(&arch->timer_idle, &arch->timer_lock);
@@ -100,8 +105,25 @@ static struct kvm_timer *take_due(struct kvm_arch *arch)
 	if (t->deadline_ns > clock_now_ns())
 		return NULL;
 	list_del(&t->link);
-	t->deadline_ns = 0;
+	set_deadline(t, 0);
 	return t;
+}
+
+void kvm_timer_run_due(struct kvm_timer *timer)
+{
+	struct kvm_arch *arch = timer->kvm->arch;
+	bool due;
+
+	pthread_mutex_lock(&arch->timer_lock);
+	due = timer->deadline_ns && timer->deadline_ns <= clock_now_ns();
+	if (due) {
+		list_del(&timer->link);
+		set_deadline(timer, 0);
+		__atomic_fetch_add(&arch->stat->timer_expiries, 1, __ATOMIC_RELAXED);
+	}
+	pthread_mutex_unlock(&arch->timer_lock);
+	if (due)
+		timer->fn(timer);
 }
 
 static void run_timers(struct kvm *kvm)

@@ -22,6 +22,10 @@ int kvm_lapic_mmio_write(struct kvm_vcpu *vcpu, u64 addr, u32 len, const void *v
 /* MSRs 0x800 to 0x8ff, 0x6e0 and 0x1b; 1 for #GP. */
 int kvm_x2apic_msr_read(struct kvm_vcpu *vcpu, u32 msr, u64 *data);
 int kvm_x2apic_msr_write(struct kvm_vcpu *vcpu, u32 msr, u64 data);
+/* For a vCPU that sleeps in HLT: when its timer is due (clock_now_ns(); 0: it is not armed), and
+ * what to do then, on the vCPU's thread. Without a LAPIC: 0, and nothing. */
+u64 kvm_lapic_timer_deadline(const struct kvm_vcpu *vcpu);
+void kvm_lapic_timer_due(struct kvm_vcpu *vcpu);
 u64 kvm_get_tsc_deadline(struct kvm_vcpu *vcpu);
 void kvm_set_tsc_deadline(struct kvm_vcpu *vcpu, u64 tsc);
 int kvm_set_apic_base(struct kvm_vcpu *vcpu, u64 data, bool host);

@@ -233,6 +233,44 @@ static void test_lapic_timer(void **state)
 	assert_int_equal(take(v), -1);
 }
 
+/* A halted vCPU is woken by its own timer at first hand: also when nobody else looks after timers.
+ */
+static void test_timer_ends_halt(void **state)
+{
+	struct chip_rig *rig = *state;
+	struct kvm_vcpu *v = rig->vcpu[0];
+	u32 seen;
+
+	lapics_on(rig);
+	helper_stop(rig->kvm);
+	lapic_write(v, TDCR, 0xb);
+	lapic_write(v, LVTT, 0x40);
+	assert_int_equal(kvm_lapic_timer_deadline(v), 0);
+	seen = v->arch->wake;
+	lapic_write(v, TMICT, 2000000);
+	assert_int_not_equal(kvm_lapic_timer_deadline(v), 0);
+	kvm_lapic_timer_due(v); /* not yet, unless this thread was away for long */
+	kvm_vcpu_halt(v, seen);
+	assert_int_equal(take(v), 0x40);
+	assert_int_equal(kvm_lapic_timer_deadline(v), 0);
+	lapic_write(v, EOI, 0);
+	lapic_write(v, LVTT, 0x20041); /* periodic: it goes on by itself */
+	lapic_write(v, TMICT, 1000000);
+	for (int i = 0; i < 3; i++) {
+		kvm_vcpu_halt(v, v->arch->wake);
+		assert_int_equal(take(v), 0x41);
+		lapic_write(v, EOI, 0);
+	}
+	lapic_write(v, TMICT, 0);
+	/* A kick comes before a timer that is far. */
+	lapic_write(v, LVTT, 0x42);
+	lapic_write(v, TMICT, ~0u);
+	kvm_vcpu_kick(v);
+	kvm_vcpu_halt(v, v->arch->wake - 1);
+	assert_int_equal(take(v), -1);
+	assert_int_not_equal(kvm_lapic_timer_deadline(v), 0);
+}
+
 static void test_tsc_deadline(void **state)
 {
 	struct chip_rig *rig = *state;
@@ -683,6 +721,7 @@ int main(void)
 		T(test_lapic_init_and_startup),
 		T(test_x2apic),
 		T(test_lapic_timer),
+		T(test_timer_ends_halt),
 		T(test_tsc_deadline),
 		T(test_lapic_state),
 		T(test_ioapic_registers),
