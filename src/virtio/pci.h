@@ -12,8 +12,8 @@ struct virtio_pci_config {
 	/* Also offer the register file from before 1.0 (section 4.1.4.8), for guests that know no
 	 * other: a port BAR, and the old device ids. */
 	bool transitional;
-	/* Offer doorbells in memory only. Otherwise a port doorbell stands first in the list of
-	 * capabilities: an exit by port I/O costs AMD-V 40 % of one by MMIO. */
+	/* Offer doorbells in memory only. Otherwise both, and the port doorbell stands first in the
+	 * list of capabilities, so that drivers take it: it costs AMD-V 40 % of the other. */
 	bool mmio_doorbells_only;
 };
 
