@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "base/str.h"
 #include "net/user_int.h"
@@ -52,7 +53,8 @@ const struct opt user_options[] = {
 	{"link-mtu", OPT_U64, FIELD(mtu), "N", "largest packet (1500)", .dflt = "1500", .min = 1280,
 	 .max = 65500},
 	{"hostfwd", OPT_CALL, .arg = "PROTO:[ADDR]:PORT-[ADDR]:PORT", .call = add_hostfwd,
-	 .help = "forward a port of the host to the guest; PROTO is tcp or udp"},
+	 .help = "forward a port of the host to the guest; PROTO is tcp or udp; or "
+		 "unix:PATH-[ADDR]:PORT"},
 	{"guestfwd", OPT_CALL, .arg = "tcp:ADDR:PORT-unix:PATH|cmd:COMMAND", .call = add_guestfwd,
 	 .help = "connections of the guest to an address in its network go to a UNIX socket, or "
 		 "each "
@@ -145,6 +147,23 @@ static int parse_endpoint(char *text, struct in_addr any, struct sockaddr_in *ou
 	return !*text || inet_pton(AF_INET, text, &out->sin_addr) == 1 ? 0 : -EINVAL;
 }
 
+/* A UNIX socket of the host's, for connections to the guest over TCP. */
+static int add_unix_to_guest(const struct slirp_api *api, Slirp *slirp, const char *path, char *to,
+			     struct in_addr guest, const char *text, struct err *err)
+{
+	struct sockaddr_un host_end = {.sun_family = AF_UNIX};
+	struct sockaddr_in guest_end;
+	size_t len = strlen(path);
+
+	if (!len || len >= sizeof(host_end.sun_path) || parse_endpoint(to, guest, &guest_end))
+		return err_set(err, EINVAL, "hostfwd=%s: give it as unix:PATH-:22", text);
+	memcpy(host_end.sun_path, path, len + 1);
+	if (api->add_hostfwd(slirp, (struct sockaddr *)&host_end, sizeof(host_end),
+			     (struct sockaddr *)&guest_end, sizeof(guest_end), 0) < 0)
+		return err_set(err, errno, "hostfwd=%s: %s", text, strerror(errno));
+	return 0;
+}
+
 static int add_to_guest(const struct slirp_api *api, Slirp *slirp, char *from, char *to,
 			struct in_addr guest, const char *text, struct err *err)
 {
@@ -152,8 +171,10 @@ static int add_to_guest(const struct slirp_api *api, Slirp *slirp, char *from, c
 	bool udp = !strncmp(from, "udp:", 4);
 	struct sockaddr_in host_end, guest_end;
 
+	if (!strncmp(from, "unix:", 5))
+		return add_unix_to_guest(api, slirp, from + 5, to, guest, text, err);
 	if (!udp && strncmp(from, "tcp:", 4))
-		return err_set(err, EINVAL, "hostfwd=%s: starts with tcp: or udp:", text);
+		return err_set(err, EINVAL, "hostfwd=%s: starts with tcp:, udp: or unix:", text);
 	if (parse_endpoint(from + 4, any, &host_end) || parse_endpoint(to, guest, &guest_end))
 		return err_set(err, EINVAL,
 			       "hostfwd=%s: give it as tcp:127.0.0.1:2222-:22 (an address left out "
@@ -197,7 +218,8 @@ int user_add_forward(const struct slirp_api *api, Slirp *slirp, const struct use
 	char text[sizeof(f->text)], *dash;
 
 	memcpy(text, f->text, sizeof(text));
-	dash = strchr(text, '-');
+	/* Only on the host's side there may be others, in a path. */
+	dash = f->to_guest ? strrchr(text, '-') : strchr(text, '-');
 	if (!dash)
 		return err_set(err, EINVAL, "%s=%s: no '-' between the two ends", key, f->text);
 	*dash = '\0';

@@ -7,10 +7,12 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/endian.h"
@@ -22,6 +24,8 @@
 /* A guest of one buffer; its callbacks run on the link's thread. */
 struct guest {
 	u32 room, received, sendables;
+	u32 tcp; /* packets, and the flags of the last */
+	u8 tcp_flags;
 	u8 last[2048];
 	u32 last_len;
 };
@@ -34,6 +38,10 @@ static u32 on_receive(void *ctx, unsigned int pair, const struct net_frame *fram
 	for (; taken < n && __atomic_load_n(&g->room, __ATOMIC_ACQUIRE); taken++) {
 		g->last_len = min(frames[taken].len, (u32)sizeof(g->last));
 		memcpy(g->last, frames[taken].iov[0].iov_base, g->last_len);
+		if (g->last_len >= 54 && load_be16(g->last + 12) == 0x0800 && g->last[23] == 6) {
+			g->tcp_flags = g->last[47];
+			__atomic_fetch_add(&g->tcp, 1, __ATOMIC_RELEASE);
+		}
 		__atomic_fetch_sub(&g->room, 1, __ATOMIC_ACQ_REL);
 		__atomic_fetch_add(&g->received, 1, __ATOMIC_RELEASE);
 	}
@@ -176,6 +184,107 @@ static void forwards_ports(void **state)
 	net_close(net);
 }
 
+/* The same from a UNIX socket. */
+static void forwards_a_socket(void **state)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct guest g = {.room = 100};
+	struct net *net;
+	char spec[160];
+	int fd;
+
+	snprintf(a.sun_path, sizeof(a.sun_path), "/tmp/test-user-%d.sock", (int)getpid());
+	unlink(a.sun_path);
+	snprintf(spec, sizeof(spec), "user,ipv6=off,hostfwd=unix:%s-:22", a.sun_path);
+	net = open_link(spec, &g);
+	fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_true(wait_for(&g.received, 1));
+	assert_int_equal(load_be16(g.last + 12), 0x0806);
+	close(fd);
+	net_close(net);
+	unlink(a.sun_path);
+}
+
+static const u8 guest_mac[6] = {0x52, 0x54, 0, 0x12, 0x34, 0x56};
+
+/* Tell the stack who 10.0.2.15 is, by asking for 10.0.2.2. */
+static void send_arp(struct net *net)
+{
+	u8 f[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+
+	memcpy(f + 6, guest_mac, 6);
+	memcpy(f + 12, "\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01", 10);
+	memcpy(f + 22, guest_mac, 6);
+	store_be32(f + 28, 0x0a00020f);
+	store_be32(f + 38, 0x0a000202);
+	assert_true(send_frame(net, f, sizeof(f)));
+}
+
+/* A TCP connection request to 10.0.2.2. */
+static void send_syn(struct net *net, u16 port)
+{
+	u8 f[60] = {0x52, 0x55, 10, 0, 2, 2}, *ip = f + 14, *tcp = f + 34;
+	u32 sum;
+
+	memcpy(f + 6, guest_mac, 6);
+	store_be16(f + 12, 0x0800);
+	memcpy(ip, "\x45\x00\x00\x28\x00\x01\x00\x00\x40\x06\x00\x00", 12);
+	store_be32(ip + 12, 0x0a00020f);
+	store_be32(ip + 16, 0x0a000202);
+	store_be16(ip + 10, net_csum_fold(net_csum_add(0, ip, 20)));
+	store_be16(tcp, 40000);
+	store_be16(tcp + 2, port);
+	tcp[12] = 0x50;
+	tcp[13] = 0x02;
+	store_be16(tcp + 14, 8192);
+	sum = net_csum_add(6 + 20, ip + 12, 8);
+	store_be16(tcp + 16, net_csum_fold(net_csum_add(sum, tcp, 20)));
+	assert_true(send_frame(net, f, 54));
+}
+
+/* Connect to a server on the host's loop-back address. */
+static void knock(const char *spec, struct guest *g, bool answered)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(a);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	struct net *net = open_link(spec, g);
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	u8 f[512];
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	getsockname(fd, (struct sockaddr *)&a, &len);
+	send_arp(net);
+	assert_true(wait_for(&g->received, 1));
+	send_syn(net, ntohs(a.sin_port));
+	if (answered) {
+		assert_true(wait_for(&g->tcp, 1));
+		assert_int_equal(g->tcp_flags & 0x3f, 0x12); /* SYN and ACK */
+	} else {
+		/* What comes after it is answered, it is not, and nobody came to the server. */
+		u32 before = g->received;
+
+		assert_true(send_frame(net, f, dhcp_discover(f)));
+		assert_true(wait_for(&g->received, before + 1));
+		assert_false(g->tcp && (g->tcp_flags & 0x12) == 0x12);
+		assert_int_equal(poll(&p, 1, 0), 0);
+	}
+	net_close(net);
+	close(fd);
+}
+
+static void hides_the_host(void **state)
+{
+	struct guest g[4] = {{.room = 100}, {.room = 100}, {.room = 100}, {.room = 100}};
+
+	knock("user,ipv6=off,host-loopback=on", &g[0], true);
+	knock("user,ipv6=off", &g[1], false);
+	knock("user,ipv6=off,restrict=on", &g[2], false);
+	knock("user,ipv6=off,restrict=on,host-loopback=on", &g[3], false);
+}
+
 static void explains_mistakes(void **state)
 {
 	static const struct {
@@ -186,7 +295,8 @@ static void explains_mistakes(void **state)
 		{"user,host=1.2.3.4", "network"},
 		{"user,dns=10.0.2.2", "same address"},
 		{"user,hostfwd=tcp:1-2-3", "hostfwd"},
-		{"user,hostfwd=sctp::1-:2", "tcp: or udp:"},
+		{"user,hostfwd=sctp::1-:2", "tcp:, udp: or unix:"},
+		{"user,hostfwd=unix:-:2", "unix:PATH-:22"},
 		{"user,hostfwd=tcp::70000-:1", "tcp:127.0.0.1:2222-:22"},
 		{"user,guestfwd=tcp:10.0.2.100:80-tcp:x", "unix:PATH"},
 		{"user,nosuch=1", "nosuch"},
@@ -232,6 +342,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(dhcp_offers),	     cmocka_unit_test(waits_for_buffers),
 		cmocka_unit_test(slows_the_sender),  cmocka_unit_test(forwards_ports),
+		cmocka_unit_test(forwards_a_socket), cmocka_unit_test(hides_the_host),
 		cmocka_unit_test(explains_mistakes), cmocka_unit_test(survives_noise),
 	};
 
