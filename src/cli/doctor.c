@@ -158,6 +158,7 @@ static int doctor_main(int argc, char **argv)
 	chosen = run_choose_engine(0, &why, &err);
 	show("auto", "%s: %s", chosen ? chosen->name : "nothing", chosen ? why : err.text);
 	show_file("tap", "/dev/net/tun", R_OK | W_OK, "no tap networking");
+	show_file("vhost", "/dev/vhost-net", R_OK | W_OK, "no vhost=on; modprobe vhost_net");
 	show_bridge();
 	show_file("boot ROMs", "/usr/lib/ipxe/qemu/pxe-virtio.rom", R_OK,
 		  "no rom=pxe; package ipxe-qemu has it");

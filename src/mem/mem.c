@@ -302,3 +302,8 @@ void mem_set_written_hook(struct guest_mem *mem, void (*fn)(void *ctx, gpa_t gpa
 	mem->written = fn;
 	mem->written_ctx = ctx;
 }
+
+bool mem_has_written_hook(const struct guest_mem *mem)
+{
+	return mem->written != NULL;
+}

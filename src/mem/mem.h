@@ -79,5 +79,7 @@ void mem_written_hva(struct guest_mem *mem, const void *hva, u64 len);
 /* Who listens; NULL for nobody. Set before devices run. */
 void mem_set_written_hook(struct guest_mem *mem, void (*fn)(void *ctx, gpa_t gpa, u64 len),
 			  void *ctx);
+/* Somebody must hear of each write, so nobody may write behind our back (the kernel's vhost). */
+bool mem_has_written_hook(const struct guest_mem *mem);
 
 #endif

@@ -155,6 +155,29 @@ void net_set_receive_offloads(struct net *net, u32 mask)
 		net->class->set_offloads(net, mask);
 }
 
+/* ---- vhost ---- */
+
+u64 net_vhost_features(const struct net *net)
+{
+	return net->class->vhost_features ? net->class->vhost_features(net) : 0;
+}
+
+int net_vhost_set_memory(struct net *net, const struct net_memory *memory, unsigned int n)
+{
+	return net->class->vhost_set_memory(net, memory, n);
+}
+
+int net_vhost_start(struct net *net, unsigned int pair, u64 features,
+		    const struct net_vring ring[2])
+{
+	return net->class->vhost_start(net, pair, features, ring);
+}
+
+void net_vhost_stop(struct net *net, unsigned int pair, u16 base[2])
+{
+	net->class->vhost_stop(net, pair, base);
+}
+
 /* ---- frames ---- */
 
 static void count(u64 *counter, u64 n)
@@ -298,7 +321,8 @@ const struct opt net_card_table[] = {
 	 .type = OPT_STRING,
 	 .offset = offsetof(struct net_card, rom),
 	 .arg = "FILE",
-	 .help = "boot ROM for firmware to run; pxe takes iPXE's for this card (package ipxe-qemu)"},
+	 .help = "boot ROM for firmware to run; pxe takes iPXE's for this card (package "
+		 "ipxe-qemu)"},
 	{.name = "mtu",
 	 .type = OPT_U64,
 	 .offset = offsetof(struct net_card, mtu),

@@ -122,7 +122,7 @@ struct net_card {
 	u64 pairs;	   /* queue pairs wanted; 1 */
 	bool transitional; /* virtio: the registers from before 1.0, too */
 	struct net_limits limits;
-	char *rom;	   /* boot ROM: a file, or "pxe" for the package's one; NULL: none */
+	char *rom;  /* boot ROM: a file, or "pxe" for the package's one; NULL: none */
 	char *dump; /* file for a capture of this link, or NULL */
 };
 
@@ -182,6 +182,31 @@ struct net_stats {
 };
 /* Any thread; a snapshot. */
 void net_get_stats(const struct net *net, struct net_stats *stats);
+
+/* ---- the kernel's own data path (vhost-net), for back ends that have it ---- */
+
+/* A virtqueue in our address space: Virtio 1.3, section 2.7 (split), not in use by anybody. */
+struct net_vring {
+	u16 size, base; /* base: the index of the next available buffer */
+	void *desc, *avail, *used;
+	int kick_fd, call_fd; /* stay the caller's; open until net_vhost_stop() */
+};
+
+struct net_memory {
+	u64 gpa, size;
+	void *hva;
+};
+
+/* The virtio feature bits that the kernel can serve; 0: this link has no such path. */
+u64 net_vhost_features(const struct net *net);
+/* Before the first net_vhost_start(): all of guest memory. 0 or -errno. */
+int net_vhost_set_memory(struct net *net, const struct net_memory *memory, unsigned int n);
+/* Hand a pair's rings (0 receives, 1 sends) to the kernel; the client is not called any more for
+ * this pair. Thread of net_loop(net, pair). 0, or -errno and nothing has changed. */
+int net_vhost_start(struct net *net, unsigned int pair, u64 features,
+		    const struct net_vring ring[2]);
+/* Take them back: nothing is in flight any more, base[] is where each goes on. Any thread. */
+void net_vhost_stop(struct net *net, unsigned int pair, u16 base[2]);
 
 /* ---- MAC addresses ---- */
 

@@ -22,8 +22,14 @@ struct net_class {
 	void (*set_offloads)(struct net *net, u32 mask);    /* may be NULL */
 	void (*set_pairs)(struct net *net, unsigned int n); /* may be NULL */
 	void (*attached)(struct net *net, bool client);	    /* somebody listens; may be NULL */
-	void (*stop)(struct net *net);			    /* may be NULL */
-	void (*free)(struct net *net);			    /* may be NULL */
+	/* The calls of the same name; may be NULL, all of them. */
+	u64 (*vhost_features)(const struct net *net);
+	int (*vhost_set_memory)(struct net *net, const struct net_memory *memory, unsigned int n);
+	int (*vhost_start)(struct net *net, unsigned int pair, u64 features,
+			   const struct net_vring ring[2]);
+	void (*vhost_stop)(struct net *net, unsigned int pair, u16 base[2]);
+	void (*stop)(struct net *net); /* may be NULL */
+	void (*free)(struct net *net); /* may be NULL */
 };
 
 struct net {

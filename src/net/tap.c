@@ -22,9 +22,11 @@
 #include "base/endian.h"
 #include "net/net_int.h"
 #include "net/tap_int.h"
+#include "net/vhost_int.h"
+#include "os/file.h"
 
 #define BATCH	 16
-#define VNET_HDR 10
+#define VNET_HDR 12 /* with the count of merged buffers, which is not used here */
 #define BUFFER	 (VNET_HDR + NET_MAX_FRAME)
 #define MAX_IOV	 512
 
@@ -38,6 +40,8 @@ struct tap_queue {
 	unsigned int pair;
 	struct loop_watch watch;
 	bool wants_input, wants_room, detached; /* the loop's thread */
+	bool kernel;				/* atomic: vhost reads and writes the descriptor */
+	int vhost;				/* -1: none */
 	struct loop_work resume, room;
 	u8 *memory;
 	struct net_frame frame[BATCH];
@@ -51,6 +55,7 @@ struct tap {
 	unsigned int open;
 	unsigned int active; /* any thread writes it */
 	struct loop_work set_active;
+	u64 vhost_features; /* 0: no vhost */
 	char name[IFNAMSIZ];
 };
 
@@ -63,7 +68,7 @@ static void watch_queue(struct tap_queue *q)
 {
 	u32 events = (q->wants_input ? EPOLLIN : 0) | (q->wants_room ? EPOLLOUT : 0);
 
-	if (!events || q->detached)
+	if (!events || q->detached || __atomic_load_n(&q->kernel, __ATOMIC_ACQUIRE))
 		loop_watch_del(&q->watch);
 	else if (!q->watch.added)
 		loop_watch_add(q->tap->net.loop, &q->watch, events);
@@ -162,7 +167,7 @@ static void room_work(struct loop_work *work)
 static int write_frame(struct tap_queue *q, const struct net_frame *f)
 {
 	struct iovec iov[MAX_IOV + 1];
-	u8 header[VNET_HDR];
+	u8 header[VNET_HDR] = {0};
 
 	if (f->niov > MAX_IOV)
 		return 0;
@@ -244,12 +249,72 @@ static void tap_set_offloads(struct net *net, u32 mask)
 		set_kernel_offloads(tap_of(net), 0);
 }
 
+/* ---- vhost ---- */
+
+static int open_vhost(struct tap *t, struct err *err)
+{
+	for (unsigned int i = 0; i < t->open; i++) {
+		int fd = vhost_open(&t->vhost_features, err);
+
+		if (fd < 0)
+			return fd;
+		t->queue[i].vhost = fd;
+	}
+	return 0;
+}
+
+static u64 tap_vhost_features(const struct net *net)
+{
+	return container_of(net, const struct tap, net)->vhost_features;
+}
+
+static int tap_vhost_set_memory(struct net *net, const struct net_memory *memory, unsigned int n)
+{
+	struct tap *t = tap_of(net);
+	int rc = 0;
+
+	for (unsigned int i = 0; i < t->open && !rc; i++)
+		rc = vhost_set_memory(t->queue[i].vhost, memory, n);
+	return rc;
+}
+
+static int tap_vhost_start(struct net *net, unsigned int pair, u64 features,
+			   const struct net_vring ring[2])
+{
+	struct tap_queue *q = &tap_of(net)->queue[pair];
+	int rc;
+
+	__atomic_store_n(&q->kernel, true, __ATOMIC_RELEASE);
+	watch_queue(q);
+	/* Bits 26 and 27 mean something else to vhost: its own log and header. */
+	features &= tap_of(net)->vhost_features & ~(3ULL << 26);
+	rc = vhost_start(q->vhost, features, ring, q->watch.fd);
+	if (!rc) {
+		q->next = q->count = 0; /* what waited for buffers is lost, as on a wire */
+		return 0;
+	}
+	__atomic_store_n(&q->kernel, false, __ATOMIC_RELEASE);
+	watch_queue(q);
+	return rc;
+}
+
+static void tap_vhost_stop(struct net *net, unsigned int pair, u16 base[2])
+{
+	struct tap_queue *q = &tap_of(net)->queue[pair];
+
+	vhost_stop(q->vhost, base);
+	__atomic_store_n(&q->kernel, false, __ATOMIC_RELEASE);
+	/* The loop's thread watches the descriptor again. */
+	loop_post(net->loop, &q->resume);
+}
+
 /* ---- life ---- */
 
 static int init_queue(struct tap *t, unsigned int pair, int fd)
 {
 	struct tap_queue *q = &t->queue[pair];
 
+	q->vhost = -1;
 	q->tap = t;
 	q->pair = pair;
 	q->watch = (struct loop_watch){.fd = fd, .fn = on_ready};
@@ -280,6 +345,9 @@ static int tap_init(struct net *net, const void *config, struct err *err)
 	if (!set_kernel_offloads(t, net->caps | NET_USO))
 		net->caps |= NET_USO;
 	set_kernel_offloads(t, 0);
+	rc = c->vhost ? open_vhost(t, err) : 0;
+	if (rc)
+		return rc;
 	set_active_work(&t->set_active);
 	return 0;
 }
@@ -313,6 +381,7 @@ static void tap_free(struct net *net)
 
 	for (unsigned int i = 0; i < t->open; i++) {
 		close(t->queue[i].watch.fd);
+		fd_close(&t->queue[i].vhost);
 		free(t->queue[i].memory);
 	}
 }
@@ -323,6 +392,7 @@ static const struct opt tap_options[] = {
 	{"ifname", OPT_STRING, FIELD(ifname), "NAME", "the device; made when it is not there"},
 	{"fd", OPT_STRING, FIELD(fd), "N", "a descriptor of a tap device, opened before"},
 	{"queues", OPT_U64, FIELD(pairs), "N", "queue pairs (1)", .min = 1, .max = NET_MAX_PAIRS},
+	{"vhost", OPT_BOOL, FIELD(vhost), "on|off", "let the kernel move a virtio card's frames"},
 	OPT_END,
 };
 
@@ -330,13 +400,16 @@ static const struct opt bridge_options[] = {
 	{"br", OPT_STRING, FIELD(bridge), "NAME", "the bridge (br0)", .dflt = "br0"},
 	{"helper", OPT_STRING, FIELD(helper), "PATH", "the bridge helper, when not root",
 	 .dflt = "/usr/lib/qemu/qemu-bridge-helper"},
+	{"vhost", OPT_BOOL, FIELD(vhost), "on|off", "let the kernel move a virtio card's frames"},
 	OPT_END,
 };
 
 #define TAP_CLASS                                                                                  \
 	.size = sizeof(struct tap), .config_size = sizeof(struct tap_config), .init = tap_init,    \
 	.send = tap_send, .resume = tap_resume, .set_offloads = tap_set_offloads,                  \
-	.set_pairs = tap_set_pairs, .attached = tap_attached, .stop = tap_stop, .free = tap_free
+	.set_pairs = tap_set_pairs, .vhost_features = tap_vhost_features,                          \
+	.vhost_set_memory = tap_vhost_set_memory, .vhost_start = tap_vhost_start,                  \
+	.vhost_stop = tap_vhost_stop, .attached = tap_attached, .stop = tap_stop, .free = tap_free
 
 const struct net_class net_tap = {
 	.name = "tap",

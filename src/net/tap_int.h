@@ -11,11 +11,12 @@ struct tap_config {
 	char *helper; /* the setuid program that may do so for us */
 	char *fd;     /* a descriptor that was opened before */
 	u64 pairs;
+	bool vhost; /* leave the rings of virtio cards to the kernel */
 };
 
-/* Open `pairs` queues of the tap device into fds[]: non-blocking, with a virtio_net_hdr of 10
- * bytes. *pairs may become 1 (a descriptor from outside, the helper). name has IFNAMSIZ bytes.
- * -errno with the reason and the remedy; nothing is open then. */
+/* Open `pairs` queues of the tap device into fds[]: non-blocking, with a virtio_net_hdr of 12
+ * bytes (as vhost wants it). *pairs may become 1 (a descriptor from outside, the helper). name has
+ * IFNAMSIZ bytes. -errno with the reason and the remedy; nothing is open then. */
 int tap_open(const struct tap_config *config, int *fds, unsigned int *pairs, char *name,
 	     struct err *err);
 

@@ -20,7 +20,7 @@
 #include "os/file.h"
 
 #define DEV_TUN	 "/dev/net/tun"
-#define VNET_HDR 10
+#define VNET_HDR 12
 
 static int set_vnet(int fd)
 {

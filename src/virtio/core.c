@@ -168,7 +168,11 @@ void virtio_device_signal_pending(struct virtio_device *dev)
 
 void virtio_queue_set_irq(struct virtio_queue *queue, const struct irq_route *route)
 {
+	bool changed = queue->vq.irq != route;
+
 	__atomic_store_n(&queue->vq.irq, route, __ATOMIC_RELEASE);
+	if (changed && queue->live && queue->dev->class->rings_changed)
+		queue->dev->class->rings_changed(queue->dev);
 }
 
 /* ---- queues ---- */
@@ -556,6 +560,8 @@ static void update_stopped(struct virtio_device *dev)
 		else if (virtio_queue_is_live(queue) && !dev->resetting)
 			owner_call(queue, nothing); /* now that it was here, it pops no more */
 	}
+	if (dev->class->rings_changed)
+		dev->class->rings_changed(dev);
 }
 
 void virtio_device_set_dma(struct virtio_device *dev, bool on)

@@ -323,6 +323,8 @@ static void kick(struct virtio_queue *queue)
 
 	if (queue->index == ctrl_index(card)) {
 		net_ctrl_kick(queue);
+	} else if (pair->kernel) {
+		return;
 	} else if (queue->index % 2) {
 		if (!pair->tx_full)
 			send_all(card, pair);
@@ -338,6 +340,13 @@ static void queue_start(struct virtio_queue *queue)
 
 	if (queue->index / 2u < card->pairs)
 		card->pair[queue->index / 2].tx_full = false;
+	net_vhost_update(card);
+}
+
+static void rings_changed(struct virtio_device *dev)
+{
+	net_vhost_rest(net_card_of(dev));
+	net_vhost_update(net_card_of(dev));
 }
 
 /* ---- the link's state ---- */
@@ -348,6 +357,7 @@ static void link_work(struct loop_work *work)
 
 	bus_lock(card->dev.bus);
 	net_set_status_bit(card, VIRTIO_NET_S_LINK_UP, net_link(card->net));
+	net_vhost_update(card);
 	bus_unlock(card->dev.bus);
 }
 
@@ -538,6 +548,7 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 	store_le16(dev->config + 6, net_link(card->net) ? VIRTIO_NET_S_LINK_UP : 0);
 	store_le16(dev->config + 8, (u16)card->pairs);
 	store_le16(dev->config + 10, o->mtu);
+	net_vhost_init(card);
 	return add_queues(card, size, err);
 }
 
@@ -559,6 +570,8 @@ static void stop(struct virtio_device *dev)
 
 	if (!card->net)
 		return;
+	net_vhost_rest(card);
+	net_vhost_free(card);
 	/* Whoever runs the link's threads has stopped them; our queues' owners take no lock. */
 	net_stop(card->net);
 	net_set_client(card->net, NULL);
@@ -598,6 +611,7 @@ static int loaded(void *object, struct err *err)
 		return err_set(err, EINVAL, "%s: saved filter or queue pairs", card->dev.id);
 	memcpy(card->dev.config, f->mac, 6);
 	net_set_pairs(card->net, card->active_pairs);
+	net_vhost_update(card);
 	card->receive_mask &= net_guest_offloads(card->dev.features);
 	net_set_receive_offloads(card->net, card->receive_mask);
 	/* Switches must learn where the guest is now (5.1.6.5.4). */
@@ -646,6 +660,8 @@ const struct virtio_class virtio_net = {
 	.kick = kick,
 	.features_set = features_set,
 	.queue_start = queue_start,
+	.queue_stop = net_vhost_queue_stop,
+	.rings_changed = rings_changed,
 	.config_write = config_write,
 	.reset = reset,
 	.stop = stop,

@@ -156,6 +156,7 @@ static bool set_pairs(struct net_card_device *card, u8 command, const u8 *data, 
 		return false;
 	__atomic_store_n(&card->active_pairs, n, __ATOMIC_RELAXED);
 	net_set_pairs(card->net, n);
+	net_vhost_update(card);
 	return true;
 }
 

@@ -21,6 +21,7 @@ struct net_filter {
 
 struct net_pair {
 	struct virtio_queue *rx, *tx;
+	bool kernel;		 /* vhost has the rings */
 	bool tx_full;		 /* the link took too few: wait for sendable() */
 	u64 filtered, malformed; /* atomic for readers */
 };
@@ -36,12 +37,23 @@ struct net_card_device {
 	u32 receive_mask; /* NET_CSUM | ...: what the driver takes unfinished; atomic */
 	u32 send_mask;	  /* what it may leave unfinished */
 	struct loop_work link_work;
+	bool vhost, memory_set; /* vhost may take rings; it knows guest memory */
+	struct loop_work vhost_work;
 };
 
 static inline struct net_card_device *net_card_of(struct virtio_device *dev)
 {
 	return container_of(dev, struct net_card_device, dev);
 }
+
+/* net_vhost.c; with the bus lock. init() narrows what is offered. */
+void net_vhost_init(struct net_card_device *card);
+/* Something changed that decides who has the rings. */
+void net_vhost_update(struct net_card_device *card);
+/* Take all rings back, now. */
+void net_vhost_rest(struct net_card_device *card);
+void net_vhost_queue_stop(struct virtio_queue *queue);
+void net_vhost_free(struct net_card_device *card);
 
 /* net_ctrl.c */
 void net_filter_reset(struct net_card_device *card);

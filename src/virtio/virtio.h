@@ -71,6 +71,9 @@ struct virtio_class {
 	/* A queue became live, or stopped being (see above; owner's thread). */
 	void (*queue_start)(struct virtio_queue *queue);
 	void (*queue_stop)(struct virtio_queue *queue);
+	/* The queues rest or go on (pause, bus mastering), or interrupt by another route: for who
+	 * has handed the rings on. With the bus lock. */
+	void (*rings_changed)(struct virtio_device *dev);
 	/* Before the driver reads configuration bytes: bring dev->config up to date. */
 	void (*config_reading)(struct virtio_device *dev);
 	/* The driver wrote [offset, offset + size) and wants it to be `value`; without this hook
