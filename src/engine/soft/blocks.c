@@ -292,15 +292,24 @@ void blocks_page_changed(struct kvm_vcpu *vcpu, u64 linear)
 	blocks_update_tags(vcpu);
 }
 
+/* The jump cache is going to have code of this page, if it may. */
+static bool remember_page(struct kvm_vcpu *vcpu, u64 linear)
+{
+	if (linear >> 63 && vcpu->ctl.cr4 & X86_CR4_PGE && !mmu_is_global(vcpu, linear))
+		return false;
+	bitmap_set(blocks_of(vcpu)->filter[linear >> 63], filter_bit(linear));
+	return true;
+}
+
 static void remember_jump(struct kvm_vcpu *vcpu, struct jump_entry *e, const struct block *block)
 {
 	u64 rip = vcpu->ctl.rip;
 
-	if (block->gpa2 != NO_GPA)
+	if (!remember_page(vcpu, rip))
 		return;
-	if (rip >> 63 && vcpu->ctl.cr4 & X86_CR4_PGE && !mmu_is_global(vcpu, rip))
+	if (block->gpa2 != NO_GPA &&
+	    !remember_page(vcpu, ((rip | (PAGE_SIZE - 1)) + 1) & vcpu_mmu(vcpu)->linear_mask))
 		return;
-	bitmap_set(blocks_of(vcpu)->filter[rip >> 63], filter_bit(rip));
 	*e = (struct jump_entry){rip, vcpu->jump_tag[rip >> 63], block->uop, 0};
 }
 

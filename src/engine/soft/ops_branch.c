@@ -26,8 +26,10 @@ const struct uop *chain_enter_linked(UOP_ARGS, unsigned int way)
 	if (!links->same_page[way] && chain_jump_hits(vcpu, e, vcpu->ctl.rip))
 		return e->uop;
 	to = blocks_enter(vcpu);
-	/* The arena may have been emptied, and this block with it. */
-	if (to && links->same_page[way] && drops == b->drops)
+	/* The arena may have been emptied, and this block with it. A block that goes on in another
+	 * page is right only while that is mapped as it was: the jump cache knows. */
+	if (to && links->same_page[way] && drops == b->drops &&
+	    container_of(to, struct block, uop[0])->gpa2 == NO_GPA)
 		links->to[way] = to;
 	return to;
 }

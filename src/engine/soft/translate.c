@@ -52,6 +52,37 @@ static uop_fn *function_at(const struct translator *x, u32 at)
 	return (uop_fn *)(uintptr_t)(x->rx + at);
 }
 
+/* ---- the arena ---- */
+
+static int arena_map(struct translator *x)
+{
+	int fd = memfd_create("softkvm-code", MFD_CLOEXEC), ret = 0;
+	void *rw, *rx;
+
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, TR_ARENA) < 0) {
+		ret = -errno;
+		goto out;
+	}
+	rw = mmap(NULL, TR_ARENA, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (rw == MAP_FAILED) {
+		ret = -errno;
+		goto out;
+	}
+	rx = mmap(NULL, TR_ARENA, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (rx == MAP_FAILED) {
+		ret = -errno;
+		munmap(rw, TR_ARENA);
+		goto out;
+	}
+	x->rw = rw;
+	x->rx = rx;
+out:
+	close(fd);
+	return ret;
+}
+
 /* ---- hot blocks ---- */
 
 /* Everything was dropped: nothing of the block may be touched. */
@@ -60,6 +91,24 @@ static const struct uop *start_over(struct kvm_vcpu *vcpu)
 	blocks_drop_all(vcpu);
 	vcpu->uop = &uop_between;
 	return NULL;
+}
+
+/* The first hot block: until then a vCPU costs nothing. */
+static bool start(struct kvm_vcpu *vcpu)
+{
+	struct translator *x = translator_of(vcpu);
+	const struct blocks *b = &vcpu_cpu(vcpu)->blocks;
+
+	if (arena_map(x)) {
+		x->threshold = ~0u;
+		return false;
+	}
+	tr_stubs_init(x);
+	tr_classes_init(x);
+	for (u32 i = 0; i < BLOCK_BUCKETS; i++)
+		for (struct block *block = b->bucket[i]; block; block = block->next)
+			block->code = code_at(x, x->untranslated);
+	return true;
 }
 
 static const struct uop *count_entry(struct kvm_vcpu *vcpu, const struct uop *u)
@@ -72,6 +121,8 @@ static const struct uop *count_entry(struct kvm_vcpu *vcpu, const struct uop *u)
 	if (++block->entries < x->threshold)
 		return block->first(vcpu, u);
 	first->fn = block->first;
+	if (!x->rx && !start(vcpu))
+		return u;
 	rc = tr_block(vcpu, block);
 	if (rc == -ENOSPC)
 		return start_over(vcpu);
@@ -91,8 +142,9 @@ void translate_block_made(struct kvm_vcpu *vcpu, struct block *block)
 
 	if (!x)
 		return;
-	block->code = code_at(x, x->untranslated);
-	if (block->mode & MODE_ONE || block->gpa2 != NO_GPA)
+	if (x->rx)
+		block->code = code_at(x, x->untranslated);
+	if (block->mode & MODE_ONE)
 		return;
 	if ((block->mode & MODE_SIZE) != MODE_64 && (block->mode & flat) != flat)
 		return;
@@ -141,7 +193,8 @@ const struct uop *translate_link(struct kvm_vcpu *vcpu, struct tr_edge *edge)
 		return NULL;
 	to = blocks_enter(vcpu);
 	if (to && drops == b->drops && block_of(to)->translated)
-		patch(x, edge->jump, block_of(to)->direct);
+		patch(x, edge->jump,
+		      block_of(to)->gpa2 == NO_GPA ? block_of(to)->direct : edge->cached);
 	return to;
 }
 
@@ -155,53 +208,16 @@ const struct uop *translate_lookup(struct kvm_vcpu *vcpu)
 
 /* ---- life ---- */
 
-static int arena_map(struct translator *x)
-{
-	int fd = memfd_create("softkvm-code", MFD_CLOEXEC), ret = 0;
-	void *rw, *rx;
-
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, TR_ARENA) < 0) {
-		ret = -errno;
-		goto out;
-	}
-	rw = mmap(NULL, TR_ARENA, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (rw == MAP_FAILED) {
-		ret = -errno;
-		goto out;
-	}
-	rx = mmap(NULL, TR_ARENA, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (rx == MAP_FAILED) {
-		ret = -errno;
-		munmap(rw, TR_ARENA);
-		goto out;
-	}
-	x->rw = rw;
-	x->rx = rx;
-out:
-	close(fd);
-	return ret;
-}
-
 int translate_init(struct kvm_vcpu *vcpu, u32 threshold)
 {
 	struct translator *x;
-	int ret;
 
 	if (!threshold)
 		return 0;
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		return -ENOMEM;
-	ret = arena_map(x);
-	if (ret) {
-		free(x);
-		return ret;
-	}
 	x->threshold = threshold;
-	tr_stubs_init(x);
-	tr_classes_init(x);
 	vcpu_cpu(vcpu)->translator = x;
 	return 0;
 }
@@ -212,8 +228,10 @@ void translate_free(struct kvm_vcpu *vcpu)
 
 	if (!x)
 		return;
-	munmap(x->rw, TR_ARENA);
-	munmap((void *)(uintptr_t)x->rx, TR_ARENA);
+	if (x->rx) {
+		munmap(x->rw, TR_ARENA);
+		munmap((void *)(uintptr_t)x->rx, TR_ARENA);
+	}
 	free(x);
 	vcpu_cpu(vcpu)->translator = NULL;
 }

@@ -389,6 +389,10 @@ static void emit_out(struct tr *t, const struct tr_out *out)
 		emit_here(&t->e, out->poll);
 	ref = emit_lea_rip(&t->e, X_AX);
 	emit_jmp_to(&t->e, t->stub_base + t->x->link);
+	edge.cached = t->x->used + t->e.len;
+	emit_load(&t->e, SIZE_64, X_DX, op_vcpu(VCPU_OFF(ctl.rip)));
+	emit_lea(&t->e, SIZE_64, X_DX, op_mem(X_DX, out->page_off));
+	emit_jmp_to(&t->e, t->stub_base + t->x->cached);
 	while (t->e.len % 4)
 		emit8(&t->e, 0xcc);
 	emit_here(&t->e, ref);

@@ -23,6 +23,16 @@ static void count(struct tr *t, unsigned int instructions)
 		     false);
 }
 
+void tr_jump_slot(struct emit *e)
+{
+	emit_load(e, SIZE_32, X_AX, op_reg(X_DX));
+	emit_shift_imm(e, 5, SIZE_32, op_reg(X_AX), 12);
+	emit_alu(e, E_XOR, SIZE_32, X_AX, op_reg(X_DX));
+	emit_alu_imm(e, E_AND, SIZE_32, op_reg(X_AX), JUMP_SIZE - 1, false);
+	emit_shift_imm(e, 4, SIZE_32, op_reg(X_AX), 5);
+	emit_alu(e, E_ADD, SIZE_64, X_AX, op_vcpu(VCPU_OFF(cpu)));
+}
+
 /* To the interpreter, unless it has something to do. */
 static void leave_when(struct tr *t, u32 jump)
 {
@@ -56,12 +66,7 @@ static void emit_lookup(struct tr *t, bool leave)
 
 	emit_poll(t);
 	lookup_miss(t, leave, t->x->lookup);
-	emit_load(e, SIZE_32, X_AX, op_reg(X_DX));
-	emit_shift_imm(e, 5, SIZE_32, op_reg(X_AX), 12);
-	emit_alu(e, E_XOR, SIZE_32, X_AX, op_reg(X_DX));
-	emit_alu_imm(e, E_AND, SIZE_32, op_reg(X_AX), JUMP_SIZE - 1, false);
-	emit_shift_imm(e, 4, SIZE_32, op_reg(X_AX), 5);
-	emit_alu(e, E_ADD, SIZE_64, X_AX, op_vcpu(VCPU_OFF(cpu)));
+	tr_jump_slot(e);
 	emit_alu(e, E_CMP, SIZE_64, X_DX, op_mem(X_AX, JUMP_OFF(rip)));
 	lookup_miss(t, leave, t->x->lookup);
 	emit_load(e, SIZE_64, X_DX, op_vcpu(VCPU_OFF(jump_tag) + 8 * t->half));

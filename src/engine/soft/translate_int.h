@@ -95,6 +95,7 @@ struct tr_slow {
 /* A way out to a block of the same page. Data in the code arena, beside the block's code. */
 struct tr_edge {
 	u32 jump;     /* place of the distance, in the arena */
+	u32 cached;   /* code that goes there by way of the jump cache */
 	u16 page_off; /* of the target */
 	u16 unused;
 };
@@ -165,6 +166,7 @@ struct translator {
 	u32 link;	  /* rax: struct tr_edge */
 	u32 lookup_entry; /* rax: struct jump_entry that is not the one */
 	u32 lookup;	  /* rdx: rip */
+	u32 cached;	  /* likewise, after a look at the jump cache */
 	struct tr_class classes[TR_CLASSES];
 };
 
@@ -249,6 +251,8 @@ void tr_native_align(struct tr *t, const struct tr_uop *op);
 void tr_emit_native(struct tr *t, const struct tr_uop *op);
 /* translate_branch.c */
 void tr_emit_end(struct tr *t, const struct tr_uop *op);
+/* RAX <- the vCPU's struct cpu plus the place of RDX's entry in the jump cache. */
+void tr_jump_slot(struct emit *e);
 
 /* translate.c: C code that the stubs call. */
 const struct uop *translate_link(struct kvm_vcpu *vcpu, struct tr_edge *edge);

@@ -189,6 +189,32 @@ static void stub_lookup(struct emit *e)
 	emit8(e, 0xc3);
 }
 
+/* RDX: rip. The same, where the jump cache may have the block. */
+static void stub_cached(struct emit *e)
+{
+	const s32 jump = CPU_OFF(blocks.jump);
+	u32 no[3];
+
+	emit_alu_imm(e, E_CMP, SIZE_32, op_vcpu(VCPU_OFF(exit_request)), 0, false);
+	no[0] = emit_jcc(e, CC_NZ);
+	tr_jump_slot(e);
+	emit_alu(e, E_CMP, SIZE_64, X_DX,
+		 op_mem(X_AX, jump + (s32)offsetof(struct jump_entry, rip)));
+	no[1] = emit_jcc(e, CC_NZ);
+	emit_store(e, SIZE_64, op_mem(X_SP, 0), X_DX);
+	emit_shift_imm(e, 5, SIZE_64, op_reg(X_DX), 63);
+	emit_load(e, SIZE_64, X_DX, op_index(X_VCPU, X_DX, 3, VCPU_OFF(jump_tag)));
+	emit_alu(e, E_CMP, SIZE_64, X_DX,
+		 op_mem(X_AX, jump + (s32)offsetof(struct jump_entry, tag)));
+	emit_load(e, SIZE_64, X_DX, op_mem(X_SP, 0));
+	no[2] = emit_jcc(e, CC_NZ);
+	emit_load(e, SIZE_64, X_AX, op_mem(X_AX, jump + (s32)offsetof(struct jump_entry, uop)));
+	emit_jmp_mem(e, X_AX, (s32)offsetof(struct block, code) - (s32)offsetof(struct block, uop));
+	for (unsigned int i = 0; i < ARRAY_SIZE(no); i++)
+		emit_here(e, no[i]);
+	stub_lookup(e);
+}
+
 void tr_stubs_init(struct translator *x)
 {
 	struct emit e = {.b = x->rw, .max = PAGE_SIZE};
@@ -204,6 +230,7 @@ void tr_stubs_init(struct translator *x)
 		{&x->link, stub_link},
 		{&x->lookup_entry, stub_lookup_entry},
 		{&x->lookup, stub_lookup},
+		{&x->cached, stub_cached},
 	};
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(stubs); i++) {
