@@ -280,7 +280,13 @@ static void vcpu_drop(struct kvm_vcpu *vcpu)
 	free(vcpu->run);
 }
 
+/* The tests run on both back ends. */
 struct rig *rig_new(void)
+{
+	return rig_new_with(getenv("SOFT_EAGER") ? &eager_ops : &interpreter_ops);
+}
+
+struct rig *rig_new_with(const struct kvm_exec_ops *exec)
 {
 	struct rig *rig = calloc(1, sizeof(*rig));
 
@@ -291,8 +297,7 @@ struct rig *rig_new(void)
 	rig->high.npages = RIG_RAM / 2 >> PAGE_SHIFT;
 	rig->high.hva = rig->ram + RIG_RAM / 2;
 	rig->interrupt = -1;
-	/* These tests run on both back ends; everything else in the tables is the same. */
-	rig->kvm.exec = getenv("SOFT_EAGER") ? &eager_ops : &interpreter_ops;
+	rig->kvm.exec = exec; /* all members but the threshold are the same in all */
 	if (interpreter_ops.vm_init(&rig->kvm))
 		abort();
 	vcpu_make(rig, &rig->vcpu);

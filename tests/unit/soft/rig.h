@@ -29,6 +29,7 @@ struct rig {
 };
 
 struct rig *rig_new(void);
+struct rig *rig_new_with(const struct kvm_exec_ops *exec);
 void rig_add_second(struct rig *rig);
 void rig_free(struct rig *rig);
 
