@@ -7,8 +7,8 @@
 #include "engine/soft/arch_int.h"
 
 static const struct kvm_exec_ops *const back_ends[] = {
-	&interpreter_ops, /* the default */
-	&translator_ops,
+	&translator_ops, /* the default */
+	&interpreter_ops,
 	&eager_ops,
 };
 
