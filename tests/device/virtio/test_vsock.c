@@ -568,6 +568,7 @@ static void messages_are_bounded(void **state)
 			assert_int_equal(write(fd, data, 9000), 9000);
 		while (what == 0 && !receive(&p) && tries++ < 100)
 			send_part(0, 16000, false);
+		assert_true(tries <= 17); /* 256 KiB of credit */
 		for (; what == 1 && tries < 700000; tries++) {
 			send_part(0, 0, true);
 			if (tries % 1000 == 0 && receive(&p))
