@@ -1,10 +1,10 @@
-"""cpu: guest programs on the software engine, on QEMU's TCG, and on this machine itself.
+"""cpu: guest programs on the software engine (translator and interpreter), on QEMU's TCG, and on this machine itself.
 
 The same kernel, initramfs and binaries for both monitors, one vCPU; the native leg runs the same
 binaries here. Work is what a program did a second of CPU time of the whole monitor (user and system,
 read by the host at the program's begin and end), because wall time is shared with other work on the
 machine; what it did a second of the guest's own clock stands beside it. The best of the rounds
-counts. "of TCG" above 1 means that bothy is faster; "of native" is what is left of the machine.
+counts. A ratio to TCG above 1 means that bothy is faster; the one to native is what is left of the machine.
 A result that differs between the legs is an error, and ends the part.
 """
 import os, re, shutil, subprocess, tempfile, threading
@@ -84,13 +84,11 @@ def drive(cmd, native):
 
 
 def legs(bench, program, kernel, initrd, loads):
-    """Names and commands. BENCH_CPU_OPTIONS: options of bothy for a second leg of it."""
+    """Names and commands."""
     append = "console=ttyS0 quiet cryptomgr.notests loads=" + ",".join(loads)
-    soft = [bench.bothy, "run", "--engine", "soft", "--kernel", kernel, "--initrd", initrd, "--append",
-            append, "--memory", "512M", "--net", "none"]
-    yield "bothy", soft
-    if os.environ.get("BENCH_CPU_OPTIONS"):
-        yield "bothy, options", soft + os.environ["BENCH_CPU_OPTIONS"].split()
+    for name, engine in (("bothy", "soft,exec=translator"), ("interpreter", "soft,exec=interpreter")):
+        yield name, [bench.bothy, "run", "--engine", engine, "--kernel", kernel, "--initrd", initrd,
+                     "--append", append, "--memory", "512M", "--net", "none"]
     if bench.have_qemu():
         yield "TCG", [QEMU, "-accel", "tcg", "-cpu", "max", "-m", "512", "-nodefaults", "-display", "none",
                       "-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", append,
@@ -135,15 +133,14 @@ def run(bench):
             best[who] = better(best.get(who, {}), drive(cmd, who == "native"))
     for line in wrong_sums(best):
         raise SystemExit("   wrong result: " + line)
+    ratios = [("bothy", "TCG"), ("bothy", "native"), ("interpreter", "TCG"), ("interpreter", "native")]
+    ratios = [(w, p) for w, p in ratios if p in best]
     guests = [who for who in best if who != "native"]
-    row("work a CPU second", *best, *(f"of {p}" for w in guests if w != "TCG"
-                                      for p in ("TCG", "native") if p in best),
-        *(w + " clock" for w in guests))
+    row("work a CPU second", *best, *(f"{w[:6]} : {p}" for w, p in ratios), *(f"{w} clock" for w in guests))
     for load, (name, scale) in LOADS.items():
         if loads and load not in loads:
             continue
         r = {who: best[who].get(load) for who in best}
         row(name, *(number(r[who], scale, 0) for who in best),
-            *(f"{r[w][0] / r[p][0]:.2f}" if r[w] and r[p] else "-" for w in guests if w != "TCG"
-              for p in ("TCG", "native") if p in best),
+            *(f"{r[w][0] / r[p][0]:.2f}" if r[w] and r[p] else "-" for w, p in ratios),
             *(number(r[w], scale, 1) for w in guests))
