@@ -84,7 +84,7 @@ class Bench:
         for _ in range(attempts):
             with tempfile.NamedTemporaryFile() as f:
                 try:
-                    p = subprocess.run(["valgrind", "--tool=callgrind",
+                    p = subprocess.run(["valgrind", "--tool=callgrind", "--smc-check=all",
                                         f"--callgrind-out-file={f.name}", *cmd],
                                        stdin=subprocess.DEVNULL, capture_output=True, text=True,
                                        timeout=limit)
