@@ -102,6 +102,7 @@ static void release(struct qcow2 *s)
 	qcow2_tables_free(s);
 	qcow2_packed_free(s);
 	qcow2_cows_free(s);
+	qcow2_loads_free(s);
 	qcow2_snapshots_free(s);
 	while (s->old_tables) {
 		struct qcow2_old *old = s->old_tables;
@@ -119,6 +120,7 @@ static void release(struct qcow2 *s)
 	s->data = s->data_file = s->crypt = NULL;
 	pthread_cond_destroy(&s->changed);
 	pthread_mutex_destroy(&s->cow_lock);
+	pthread_mutex_destroy(&s->load_lock);
 	pthread_mutex_destroy(&s->lock);
 }
 
@@ -163,11 +165,14 @@ static int qcow2_open(struct block *b, const struct block_options *o, struct err
 
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->cow_lock, NULL);
+	pthread_mutex_init(&s->load_lock, NULL);
 	pthread_cond_init(&s->changed, NULL);
 	list_init(&s->frees);
 	list_init(&s->busy);
 	list_init(&s->cows);
 	list_init(&s->cow_slots);
+	list_init(&s->loads);
+	list_init(&s->load_slots);
 	rc = read_all(s, o, err);
 	if (rc)
 		release(s);

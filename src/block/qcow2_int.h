@@ -210,6 +210,9 @@ struct qcow2 {
 	pthread_mutex_t cow_lock;
 	struct list cow_slots; /* memory for more of them */
 	u32 ncows;
+	pthread_mutex_t load_lock;
+	struct list loads, load_slots; /* tables that queues wait for: qcow2_load.c */
+	u32 nloads;
 	u64 helpers[2], helper_epoch; /* as a queue's epochs, for threads in qcow2_io() */
 
 	bool writing;	 /* the header says that we write */
@@ -406,6 +409,19 @@ bool qcow2_is_busy(const struct qcow2 *s, u64 start, u64 end);
 void qcow2_submit(struct block *b, struct block_queue *q, struct block_req *req);
 /* Start a read or write over, as far as this layer is concerned. */
 void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req);
+
+/* The same for one that has waited for its table, and need not do so again. */
+void qcow2_start_loaded(struct qcow2 *s, struct block_queue *q, struct block_req *req);
+
+/* ---- qcow2_load.c ---- */
+
+/* Let the request wait, in the queue's thread, for the L2 table that it needs. False: that is not
+ * what keeps it. */
+bool qcow2_load_start(struct qcow2 *s, struct block_queue *q, struct block_req *req);
+/* In a helper: a READ with this flag, its offset being the L1 index. */
+#define QCOW2_LOAD (1u << 19)
+int qcow2_load(struct qcow2 *s, u64 index);
+void qcow2_loads_free(struct qcow2 *s);
 
 /* ---- qcow2_cow.c ---- */
 

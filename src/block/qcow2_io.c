@@ -515,6 +515,8 @@ int qcow2_io(struct block *b, const struct block_io *io)
 		return qcow2_flush(s);
 	if (io->flags & QCOW2_PUBLISH)
 		return qcow2_cow_publish(s, io);
+	if (io->flags & QCOW2_LOAD)
+		return qcow2_load(s, io->offset);
 	pthread_mutex_lock(&s->lock);
 	slot = qcow2_helper_enter(s);
 	pthread_mutex_unlock(&s->lock);

@@ -195,7 +195,7 @@ static bool start_simple(struct qcow2 *s, struct block_queue *q, struct block_re
 	return true;
 }
 
-void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
+static void go(struct qcow2 *s, struct block_queue *q, struct block_req *req, bool may_load)
 {
 	struct extent e[MAX_EXTENTS];
 	unsigned int n;
@@ -212,9 +212,20 @@ void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
 		block_finish(q, req, 0);
 	} else if (n && start_parts(s, q, req, e, n)) {
 		return;
-	} else if (n || req->op != BLOCK_WRITE || !qcow2_cow_start(s, q, req)) {
+	} else if (n || ((req->op != BLOCK_WRITE || !qcow2_cow_start(s, q, req)) &&
+			 (!may_load || !qcow2_load_start(s, q, req)))) {
 		block_defer(q, req);
 	}
+}
+
+void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
+{
+	go(s, q, req, true);
+}
+
+void qcow2_start_loaded(struct qcow2 *s, struct block_queue *q, struct block_req *req)
+{
+	go(s, q, req, false);
 }
 
 static bool clean(struct qcow2 *s)
