@@ -221,11 +221,13 @@ static void *worker(void *arg)
 {
 	struct job *j = arg;
 	u8 *buf = NULL;
-	int rc = posix_memalign((void **)&buf, 4096, PIECE) ? -ENOMEM : 0;
+	/* Compressed clusters are written whole. */
+	u64 piece = j->args->compress ? max(PIECE, j->unit) : PIECE;
+	int rc = posix_memalign((void **)&buf, 4096, piece) ? -ENOMEM : 0;
 
 	pthread_mutex_lock(&j->lock);
 	while (!rc && !j->result && j->next < j->size) {
-		u64 at = j->next, len = min(j->size - at, PIECE);
+		u64 at = j->next, len = min(j->size - at, piece);
 
 		j->next += len;
 		pthread_mutex_unlock(&j->lock);
