@@ -53,11 +53,13 @@ struct vm {
 	struct kvm_lapic_state lapic; /* after reset */
 	struct kvm_sregs sregs;
 	int irqfd;
+	enum chips chips;
 };
 
 static u8 *ram, *rom, *logged;
-static int sys_fd;
-static struct vm vms[CHIP_SETS];
+static const char *const back_ends[] = {"interpreter", "eager"};
+static int sys_fd[2];
+static struct vm vms[2][CHIP_SETS];
 static u64 seed;
 
 static void must(long rc, const char *what)
@@ -127,7 +129,7 @@ static void add_chips(struct vm *vm, enum chips chips)
 	must(call(vm->fd, KVM_IRQFD, &irqfd), "KVM_IRQFD");
 }
 
-static void set_cpuid(int vcpu)
+static void set_cpuid(int sys, int vcpu)
 {
 	struct {
 		struct kvm_cpuid2 head;
@@ -137,33 +139,34 @@ static void set_cpuid(int vcpu)
 	if (!c)
 		abort();
 	c->head.nent = 256;
-	must(call(sys_fd, KVM_GET_SUPPORTED_CPUID, c), "KVM_GET_SUPPORTED_CPUID");
+	must(call(sys, KVM_GET_SUPPORTED_CPUID, c), "KVM_GET_SUPPORTED_CPUID");
 	must(call(vcpu, KVM_SET_CPUID2, c), "KVM_SET_CPUID2");
 	free(c);
 }
 
-static void add_vcpu(struct vm *vm, int i)
+static void add_vcpu(struct vm *vm, int sys, int i)
 {
 	vm->vcpu[i] = soft_kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)i);
 	must(vm->vcpu[i], "KVM_CREATE_VCPU");
 	vm->run[i] = soft_kvm_mmap(vm->vcpu[i], RUN_SIZE);
-	set_cpuid(vm->vcpu[i]);
+	set_cpuid(sys, vm->vcpu[i]);
 }
 
-static void make_vm(struct vm *vm, enum chips chips)
+static void make_vm(struct vm *vm, int sys, enum chips chips)
 {
 	static u64 bits = 0; /* STAR is the user's; whole words are read */
 	struct kvm_msr_filter filter = {
 		.ranges[0] = {.flags = 3, .nmsrs = 1, .base = 0xc0000081, .bitmap = (u8 *)&bits}};
 
-	vm->fd = soft_kvm_ioctl(sys_fd, KVM_CREATE_VM, 0);
+	vm->chips = chips;
+	vm->fd = soft_kvm_ioctl(sys, KVM_CREATE_VM, 0);
 	must(vm->fd, "KVM_CREATE_VM");
 	add_slot(vm, 0, 0, VM_RAM, ram, 0);
 	add_slot(vm, 1, VM_ROM, VM_ROM_SIZE, rom, KVM_MEM_READONLY);
 	add_slot(vm, 2, VM_LOGGED, VM_LOG_SIZE, logged, KVM_MEM_LOG_DIRTY_PAGES);
 	add_chips(vm, chips);
 	for (int i = 0; i < CPUS; i++)
-		add_vcpu(vm, i);
+		add_vcpu(vm, sys, i);
 	add_io(vm);
 	enable(vm, KVM_CAP_X86_USER_SPACE_MSR, 7);
 	enable(vm, KVM_CAP_EXIT_HYPERCALL, 1 << 12);
@@ -215,10 +218,12 @@ static void init(void)
 	rom = guarded(VM_ROM_SIZE);
 	logged = guarded(VM_LOG_SIZE);
 	sigaction(KICK, &sa, NULL);
-	sys_fd = soft_kvm_open();
-	must(sys_fd, "open");
-	for (int i = 0; i < CHIP_SETS; i++)
-		make_vm(&vms[i], i);
+	for (int k = 0; k < 2; k++) {
+		sys_fd[k] = soft_kvm_open_exec(back_ends[k]);
+		must(sys_fd[k], "open");
+		for (int i = 0; i < CHIP_SETS; i++)
+			make_vm(&vms[k][i], sys_fd[k], i);
+	}
 }
 
 /* ---- one machine, one input ---- */
@@ -248,7 +253,7 @@ static void load(struct vm *vm, int cpu, const struct vm_header *h, const struct
 	call(fd, KVM_SET_DEBUGREGS, (void *)&s->debugregs);
 	call(fd, KVM_SET_GUEST_DEBUG, (void *)&s->debug);
 	call(fd, KVM_SET_MP_STATE, &mp);
-	if (vm != &vms[NO_CHIPS])
+	if (vm->chips != NO_CHIPS)
 		set_lapic(vm, cpu, h);
 	call(fd, KVM_SET_VCPU_EVENTS, (void *)&s->events);
 	memset(vm->run[cpu], 0, 256);
@@ -430,7 +435,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	}
 	memcpy(&h, data, sizeof(h));
 	seed = h.seed | 1;
-	vm = &vms[(h.chips & 3) % CHIP_SETS];
+	vm = &vms[h.rflags >> 28 & 1][(h.chips & 3) % CHIP_SETS];
 	madvise(ram, VM_RAM, MADV_DONTNEED);
 	s.sregs = vm->sregs;
 	vm_make_state(&h, &seed, ram, &s);

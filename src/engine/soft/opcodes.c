@@ -41,6 +41,8 @@ static unsigned int last_key(const struct opcode *row)
 }
 
 /* A counting sort by key, in which the rows of a key keep the order of the table. */
+const unsigned int opcode_rows_len = ARRAY_SIZE(opcode_rows);
+
 int decoder_init(struct decoder *d)
 {
 	unsigned int i, key, n = 0;

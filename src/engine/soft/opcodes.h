@@ -5,6 +5,7 @@
 #include "engine/soft/uop.h"
 
 extern const struct opcode opcode_rows[];
+extern const unsigned int opcode_rows_len;
 extern const unsigned int opcode_row_count;
 
 #endif

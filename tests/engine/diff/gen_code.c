@@ -636,6 +636,168 @@ static void gen_selector_use(struct emitter *e)
 	put(e, (u8)(0xc0 | (kind == 2 ? 4 + below(e->r, 2) : below(e->r, 8)) << 3));
 }
 
+/* ModRM and SIB of an absolute address, in either code size. */
+static void put_absolute(struct emitter *e, unsigned int reg, u32 addr)
+{
+	put(e, (u8)(reg << 3 | 4));
+	put(e, 0x25);
+	put_le(e, addr, 4);
+}
+
+#define FAR_POINTER (DATA_BASE + 0x400)
+
+/* mov dword [FAR_POINTER], offset; mov word [FAR_POINTER + 4], selector */
+static void put_far_pointer(struct emitter *e, u32 offset, u16 sel)
+{
+	put(e, 0xc7);
+	put_absolute(e, 0, FAR_POINTER);
+	put_le(e, offset, 4);
+	put_le(e, 0xc766, 2);
+	put_absolute(e, 0, FAR_POINTER + 4);
+	put_le(e, sel, 2);
+}
+
+/* JMP and CALL through memory, to what follows. How wide the stack pointer is on the way into
+ * 32-bit code the manuals leave open: so it is where that makes no difference. */
+static void gen_far_indirect(struct emitter *e)
+{
+	u32 after;
+
+	e->ends = true;
+	if (!e->code32) {
+		put(e, 0xbc); /* mov esp, ... */
+		put_le(e, DATA_BASE + 0x800, 4);
+	}
+	after = e->base + e->len + 11 + 10 + 7;
+	put_far_pointer(e, after, selector(e));
+	put(e, 0xff);
+	put_absolute(e, one_in(e->r, 2) ? 3 : 5, FAR_POINTER);
+}
+
+/* LES, LDS, LSS, LFS, LGS: an offset and a selector. */
+static void gen_load_far(struct emitter *e)
+{
+	static const u16 ops[] = {0xc4, 0xc5, 0xb20f, 0xb40f, 0xb50f};
+	unsigned int kind = below(e->r, 5);
+	u16 op = ops[e->code32 ? kind : 2 + kind % 3];
+
+	e->ends = true;
+	put_far_pointer(e, (u32)edge_value(e->r), one_in(e->r, 3) ? selector(e) : 0x2b);
+	if (one_in(e->r, 6))
+		put(e, 0x66);
+	put_le(e, op, op < 0x100 ? 1 : 2);
+	put_absolute(e, below(e->r, 8), FAR_POINTER);
+}
+
+/* LAR, LSL, VERR, VERW and MOV to a segment register, from memory. */
+static void gen_selector_in_memory(struct emitter *e)
+{
+	static const u8 sregs[] = {0, 3, 4, 5};
+	unsigned int kind = below(e->r, 5);
+
+	put_far_pointer(e, 0, kind == 4 && !one_in(e->r, 4) ? 0x2b : selector(e));
+	if (one_in(e->r, 4))
+		put(e, 0x66);
+	if (kind == 4) {
+		put(e, 0x8e);
+		put_absolute(e, sregs[below(e->r, 4)], FAR_POINTER + 4);
+		return;
+	}
+	put(e, 0x0f);
+	put(e, kind < 2 ? 2 + (u8)kind : 0);
+	put_absolute(e, kind < 2 ? below(e->r, 8) : 2 + kind, FAR_POINTER + 4);
+}
+
+/* PUSH and POP of segment registers; what is pushed is of the host's user. */
+static void gen_push_sreg(struct emitter *e)
+{
+	static const u16 push32[] = {0x06, 0x0e, 0x16, 0x1e}, push[] = {0xa00f, 0xa80f};
+	static const u16 pop32[] = {0x07, 0x1f, 0xa10f, 0xa90f}, pop[] = {0xa10f, 0xa90f};
+	u16 op;
+
+	if (one_in(e->r, 2)) {
+		op = e->code32 && one_in(e->r, 2) ? push32[below(e->r, 4)] : push[below(e->r, 2)];
+	} else {
+		e->ends = true;
+		put_push(e, one_in(e->r, 3) ? selector(e) : 0x2b);
+		op = e->code32 ? pop32[below(e->r, 4)] : pop[below(e->r, 2)];
+	}
+	put_le(e, op, op < 0x100 ? 1 : 2);
+}
+
+static void gen_bound(struct emitter *e)
+{
+	if (!e->code32)
+		return;
+	put_le(e, 0x05c7, 2); /* mov dword [FAR_POINTER], low; and the next, high */
+	put_le(e, FAR_POINTER, 4);
+	put_le(e, edge_value(e->r), 4);
+	put_le(e, 0x05c7, 2);
+	put_le(e, FAR_POINTER + 4, 4);
+	put_le(e, edge_value(e->r), 4);
+	if (one_in(e->r, 4))
+		put(e, 0x66);
+	put(e, 0x62);
+	put_absolute(e, below(e->r, 8), FAR_POINTER);
+}
+
+/* A far return that drops some bytes more. */
+static void gen_far_return_imm(struct emitter *e)
+{
+	unsigned int at;
+
+	e->ends = true;
+	if (e->len + 16 > e->max)
+		return;
+	put_push(e, selector(e));
+	put_push(e, 0);
+	if (!e->code32)
+		put(e, 0x48);
+	put(e, 0xca);
+	put_le(e, below(e->r, 64), 2);
+	at = e->len - (e->code32 ? 7 : 8);
+	for (int i = 0; i < 4; i++)
+		e->p[at + i] = (u8)((e->base + e->len) >> (8 * i));
+}
+
+static void gen_more_segments(struct emitter *e)
+{
+	static void (*const kinds[])(struct emitter *) = {
+		gen_far_indirect, gen_load_far, gen_selector_in_memory,
+		gen_push_sreg,	  gen_bound,	gen_far_return_imm};
+
+	kinds[below(e->r, ARRAY_SIZE(kinds))](e);
+}
+
+/* VLDMXCSR, VSTMXCSR, CLFLUSHOPT, CLWB, INT1, VMASKMOVDQU, and what LOCK is for in 82. */
+static void gen_rare(struct emitter *e)
+{
+	unsigned int kind = below(e->r, 7);
+
+	if (kind == 4) {
+		put(e, 0xf1);
+		return;
+	}
+	if (kind == 5) {
+		put_le(e, 0xf7f9c5, 3);
+		put(e, (u8)(0xc0 | below(e->r, 64)));
+		return;
+	}
+	if (kind == 6) {
+		if (!e->code32)
+			return;
+		put_le(e, 0x82f0, 2);
+		put_absolute(e, below(e->r, 7), DATA_BASE + 0x200 + below(e->r, 0x1000));
+		put(e, (u8)rnd(e->r));
+		return;
+	}
+	if (kind < 2)
+		put_le(e, 0xaef8c5, 3);
+	else
+		put_le(e, 0xae0f66, 3);
+	put_absolute(e, kind < 2 ? 2 + kind : 4 + kind, DATA_BASE + 0x200 + 4 * below(e->r, 0x600));
+}
+
 static void gen_segments(struct emitter *e)
 {
 	switch (below(e->r, 4)) {
@@ -664,6 +826,10 @@ static void gen_insn(struct emitter *e)
 
 	if (one_in(e->r, 30))
 		gen_segments(e);
+	else if (one_in(e->r, 40))
+		gen_more_segments(e);
+	else if (one_in(e->r, 200))
+		gen_rare(e);
 	else if (one_in(e->r, 20))
 		(one_in(e->r, 2) ? gen_map0f38 : gen_map0f3a)(e);
 	else
