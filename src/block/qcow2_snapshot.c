@@ -613,7 +613,7 @@ static int apply_locked(struct qcow2 *s, const struct qcow2_snapshot *sn)
 	if (s->l1 != wide)
 		free(wide);
 	else if (qcow2_keep_old(s, old))
-		rc = -ENOMEM;
+		free(old); /* kept for readers without the lock only; no queue is on the image */
 	if (!rc)
 		rc = note_l2(s);
 	return rc;
