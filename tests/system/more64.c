@@ -231,7 +231,7 @@ USER static void u_sysenter(u64 a)
 
 USER static void u_sysexit(u64 a)
 {
-	asm volatile("sysexit");
+	asm volatile("sysexitl");
 }
 
 static void wide_operands(void)
