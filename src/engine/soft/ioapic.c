@@ -13,6 +13,7 @@
 #include "base/endian.h"
 #include "engine/soft/irq.h"
 #include "engine/soft/lapic.h"
+#include "os/clock.h"
 
 #define IOAPIC_DEFAULT_BASE 0xfec00000ULL
 #define IOAPIC_LEN	    0x100
@@ -23,6 +24,8 @@
 #define INDEX_ARBITRATION   0x02
 #define INDEX_TABLE	    0x10
 #define IOAPIC_VERSION	    0x11u
+#define STORM		    10000u
+#define STORM_PAUSE_NS	    (10 * NSEC_PER_MSEC)
 
 #define ENTRY_MASKED	 (1ULL << 16)
 #define ENTRY_LEVEL	 (1ULL << 15)
@@ -34,7 +37,10 @@ struct kvm_ioapic {
 	struct io_device dev; /* first: kvm_irqchip_free() */
 	struct kvm_ioapic_state state;
 	u8 sources[KVM_IOAPIC_PINS]; /* bits IRQ_SOURCE_* that hold the line up */
-	u64 vectors[4];		     /* of the table's entries; read atomically without the lock */
+	u16 again[KVM_IOAPIC_PINS];  /* EOIs in a row that found the line up */
+	u32 paused;		     /* pins that wait for the timer */
+	struct kvm_timer timer;
+	u64 vectors[4]; /* of the table's entries; read atomically without the lock */
 };
 
 /* Send pin's message. As kvm_deliver_irq(); -1 when masked. */
@@ -93,8 +99,34 @@ static void eoi_pin(struct kvm *kvm, u32 pin)
 	if (!(*entry & ENTRY_LEVEL))
 		return;
 	*entry &= ~ENTRY_REMOTE_IRR;
-	if (ioapic->state.irr & 1u << pin)
+	if (!(ioapic->state.irr & 1u << pin)) {
+		ioapic->again[pin] = 0;
+	} else if (++ioapic->again[pin] < STORM) {
 		service(kvm, pin);
+	} else {
+		ioapic->again[pin] = 0;
+		if (!ioapic->paused)
+			kvm_timer_arm(&ioapic->timer, clock_now_ns() + STORM_PAUSE_NS);
+		ioapic->paused |= 1u << pin;
+	}
+}
+
+/* The helper's thread. What came in another way meanwhile has its remote IRR set. */
+static void end_pause(struct kvm_timer *timer)
+{
+	struct kvm *kvm = timer->kvm;
+	struct kvm_ioapic *ioapic = kvm->arch->ioapic;
+
+	pthread_mutex_lock(&kvm->arch->irq_lock);
+	for (u32 pin = 0; pin < KVM_IOAPIC_PINS; pin++) {
+		u64 entry = ioapic->state.redirtbl[pin].bits;
+
+		if ((ioapic->paused & ioapic->state.irr) >> pin & 1 && (entry & ENTRY_LEVEL) &&
+		    !(entry & ENTRY_REMOTE_IRR))
+			service(kvm, pin);
+	}
+	ioapic->paused = 0;
+	pthread_mutex_unlock(&kvm->arch->irq_lock);
 }
 
 void kvm_ioapic_eoi(struct kvm *kvm, u8 vector)
@@ -225,9 +257,16 @@ int kvm_ioapic_init(struct kvm *kvm)
 	for (u32 pin = 0; pin < KVM_IOAPIC_PINS; pin++)
 		ioapic->state.redirtbl[pin].bits = ENTRY_MASKED;
 	collect_vectors(ioapic);
+	kvm_timer_init(kvm, &ioapic->timer, end_pause);
 	kvm->arch->ioapic = ioapic;
 	return kvm_io_bus_register(kvm, KVM_MMIO_BUS, IOAPIC_DEFAULT_BASE, IOAPIC_LEN,
 				   &ioapic->dev);
+}
+
+void kvm_ioapic_stop(struct kvm *kvm)
+{
+	if (kvm->arch->ioapic)
+		kvm_timer_disarm_sync(&kvm->arch->ioapic->timer);
 }
 
 void kvm_ioapic_get_locked(struct kvm *kvm, struct kvm_ioapic_state *state)

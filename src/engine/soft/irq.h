@@ -57,6 +57,8 @@ void kvm_pic_set_locked(struct kvm *kvm, u32 which, const struct kvm_pic_state *
 
 /* IOAPIC */
 int kvm_ioapic_init(struct kvm *kvm);
+/* Its timer will not run any more. */
+void kvm_ioapic_stop(struct kvm *kvm);
 int kvm_ioapic_set_irq_locked(struct kvm *kvm, u32 pin, enum irq_source source, int level);
 /* Does any pin send this vector? Any thread. */
 bool kvm_ioapic_handles(struct kvm *kvm, u8 vector);

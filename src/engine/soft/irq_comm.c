@@ -427,6 +427,7 @@ int kvm_irqchip_init(struct kvm *kvm, enum irqchip_mode mode, u32 reserved_pins)
 void kvm_irqchip_stop(struct kvm *kvm)
 {
 	kvm_pit_stop(kvm);
+	kvm_ioapic_stop(kvm);
 	for (u32 i = 0; i < kvm->nr_vcpus; i++)
 		kvm_lapic_stop(kvm->vcpus[i]);
 }
@@ -436,6 +437,7 @@ void kvm_irqchip_free(struct kvm *kvm)
 	struct kvm_arch *arch = kvm->arch;
 
 	kvm_pit_free(kvm);
+	kvm_ioapic_stop(kvm);
 	if (arch->pic)
 		kvm_io_bus_unregister(kvm, (struct io_device *)arch->pic);
 	if (arch->ioapic)

@@ -399,6 +399,36 @@ static void test_ioapic_level(void **state)
 	lapic_write(v, EOI, 0);
 }
 
+/* An interrupt without end leaves the guest time, and goes on. */
+static void test_ioapic_storm(void **state)
+{
+	struct chip_rig *rig = *state;
+	struct kvm_vcpu *v = rig->vcpu[1];
+	int given = 0;
+
+	lapics_on(rig);
+	ioapic_entry(rig, 20, 1ULL << 56 | LEVEL | 0x51);
+	gsi(rig, 20, 1);
+	for (int storm = 0; storm < 2; storm++) {
+		assert_int_equal(wait_take(v), 0x51);
+		for (given = 1; given < 20000; given++) {
+			lapic_write(v, EOI, 0);
+			if (take(v) != 0x51)
+				break;
+		}
+		assert_int_equal(given, 10000);
+		assert_int_equal(ioapic_read(rig, 0x10 + 40) & RIRR, 0);
+	}
+	/* Let go in the pause: nothing comes after it. */
+	gsi(rig, 20, 0);
+	usleep(30000);
+	assert_int_equal(take(v), -1);
+	gsi(rig, 20, 1);
+	assert_int_equal(take(v), 0x51);
+	gsi(rig, 20, 0);
+	lapic_write(v, EOI, 0);
+}
+
 /* A line is high while anyone holds it. */
 static void test_ioapic_sources(void **state)
 {
@@ -727,6 +757,7 @@ int main(void)
 		T(test_ioapic_registers),
 		T(test_ioapic_edge),
 		T(test_ioapic_level),
+		T(test_ioapic_storm),
 		T(test_ioapic_sources),
 		T(test_msi),
 		T(test_pic_priorities),
