@@ -210,6 +210,21 @@ static void kick_every(timer_t timer, long ns)
 	timer_settime(timer, 0, &when, NULL);
 }
 
+/* So that what a machine does not give back is a leak. */
+static void close_all(void)
+{
+	for (int k = 0; k < 2; k++) {
+		for (int i = 0; i < CHIP_SETS; i++) {
+			for (int n = 0; n < CPUS; n++) {
+				munmap(vms[k][i].run[n], RUN_SIZE);
+				soft_kvm_close(vms[k][i].vcpu[n]);
+			}
+			soft_kvm_close(vms[k][i].fd);
+		}
+		soft_kvm_close(sys_fd[k]);
+	}
+}
+
 static void init(void)
 {
 	struct sigaction sa = {.sa_handler = on_kick};
@@ -224,6 +239,7 @@ static void init(void)
 		for (int i = 0; i < CHIP_SETS; i++)
 			make_vm(&vms[k][i], sys_fd[k], i);
 	}
+	atexit(close_all);
 }
 
 /* ---- one machine, one input ---- */

@@ -413,7 +413,8 @@ static u32 expected_batch(u32 mode, const u32 *pushed, u32 n, u32 *batch)
 	u32 count = 0;
 
 	if (!(mode & VIRTQ_IN_ORDER)) {
-		memcpy(batch, pushed, n * sizeof(*batch));
+		if (n)
+			memcpy(batch, pushed, n * sizeof(*batch));
 		return n;
 	}
 	if (!pushed) {
