@@ -435,7 +435,8 @@ static int operate_once(struct run *r, struct block *b)
 		return ledger_resize(&r->ledger, b,
 				     (least + a % (least + 1)) * s->cluster / LEDGER_SECTOR);
 	if (dice < 50)
-		return ledger_burst(&r->ledger, b, pack, 2 + (unsigned int)(c % 11), a);
+		return ledger_burst(&r->ledger, b, pack, 2 + (unsigned int)(c % 11), s->snapshots,
+				    a);
 	return ledger_step(&r->ledger, b, pack, a, c);
 }
 

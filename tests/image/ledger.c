@@ -196,7 +196,20 @@ static void on_done(struct block_req *req, int result)
 	ledger_end(container_of(req, struct ledger_op, req), result);
 }
 
-int ledger_burst(struct ledger *l, struct block *b, u64 pack, unsigned int count, u64 seed)
+/* Does the last of n operations touch what an earlier one, still under way, does? */
+static bool meets(const struct ledger_op *ops, unsigned int n)
+{
+	const struct ledger_op *last = &ops[n - 1];
+
+	for (unsigned int i = 0; i < n - 1; i++)
+		if (ops[i].busy && last->first < ops[i].first + ops[i].n &&
+		    ops[i].first < last->first + last->n)
+			return true;
+	return false;
+}
+
+int ledger_burst(struct ledger *l, struct block *b, u64 pack, unsigned int count, bool apart,
+		 u64 seed)
 {
 	u64 sectors = block_size(b) / LEDGER_SECTOR, near = 1 + hash_u64(seed) % sectors;
 	struct ledger_op ops[MAX_BURST] = {0};
@@ -213,6 +226,8 @@ int ledger_burst(struct ledger *l, struct block *b, u64 pack, unsigned int count
 		if (rc)
 			break;
 		ops[i].req.done = on_done;
+		if (apart && meets(ops, i + 1))
+			block_queue_drain(q);
 		block_submit(q, &ops[i].req);
 		if (hash_u64(seed + i) % 3 == 0)
 			block_queue_flush(q);

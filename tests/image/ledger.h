@@ -74,8 +74,13 @@ void ledger_end(struct ledger_op *op, int result);
 
 /* One at a time, synchronously; its result. */
 int ledger_step(struct ledger *l, struct block *block, u64 pack, u64 random, u64 random2);
-/* Several at once through a queue of their own; the first error. */
-int ledger_burst(struct ledger *l, struct block *block, u64 pack, unsigned int count, u64 seed);
+/*
+ * Several at once through a queue of their own; the first error. apart: those that touch the same
+ * sectors one after the other, so that a replay in the order of their starts ends as the disk did
+ * (what a snapshot holds is read from the disk).
+ */
+int ledger_burst(struct ledger *l, struct block *block, u64 pack, unsigned int count, bool apart,
+		 u64 seed);
 
 int ledger_resize(struct ledger *l, struct block *block, u64 sectors);
 int ledger_snapshot(struct ledger *l, struct block *block, u64 random);
