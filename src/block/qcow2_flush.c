@@ -210,6 +210,13 @@ static int write_stage(struct qcow2 *s, const struct plan *plan, enum stage stag
 	return rc;
 }
 
+void qcow2_give_up(struct qcow2 *s, int rc)
+{
+	log_guest("%s: sync failed; the image takes no more writes", s->block.name);
+	__atomic_store_n(&s->failed, rc, __ATOMIC_RELEASE);
+	__atomic_store_n(&s->writing, false, __ATOMIC_RELEASE);
+}
+
 /* Remember a failed sync for good. */
 static int sync_all(struct qcow2 *s)
 {
@@ -217,11 +224,8 @@ static int sync_all(struct qcow2 *s)
 
 	if (!rc && s->external && s->data)
 		rc = block_node_flush(s->data);
-	if (rc) {
-		log_guest("%s: sync failed; the image takes no more writes", s->block.name);
-		__atomic_store_n(&s->failed, rc, __ATOMIC_RELEASE);
-		__atomic_store_n(&s->writing, false, __ATOMIC_RELEASE);
-	}
+	if (rc)
+		qcow2_give_up(s, rc);
 	return rc;
 }
 

@@ -561,10 +561,14 @@ static int switch_l1(struct qcow2 *s, u64 *l1, u32 entries)
 		rc = flush_locked(s);
 	store_be32(buf, entries);
 	store_be64(buf + 4, offset);
-	if (!rc)
+	if (!rc) {
 		rc = block_node_write(s->block.file, buf, sizeof(buf), 36);
-	if (!rc)
-		rc = block_node_flush(s->block.file);
+		if (!rc)
+			rc = block_node_flush(s->block.file);
+		/* Nobody knows now which table the header names: nothing may be added to either. */
+		if (rc)
+			qcow2_give_up(s, rc);
+	}
 	qcow2_l2_forget(s);
 	s->l2.map = map;
 	if (rc) {
