@@ -80,9 +80,8 @@ static void show_engine(const struct engine_class *engine)
 	if (v != ENGINE_FAST && v != ENGINE_SLOW)
 		show(engine->name, "cannot be used: %s", err.text);
 	else if (!probe.works)
-		show(engine->name, "there, but slow: it did not run %llu instructions in %llu ms",
-		     (unsigned long long)probe.instructions,
-		     (unsigned long long)probe.run_ns / 1000000);
+		show(engine->name, "there, but slow: it did not run %llu instructions in %.1f ms",
+		     (unsigned long long)probe.instructions, (double)probe.run_ns / 1e6);
 	else if (!probe.ns_per_1000)
 		show(engine->name,
 		     "fast: an instruction takes less than can be told (probed in %.1f ms)",

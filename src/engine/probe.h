@@ -20,9 +20,9 @@ struct engine_probe {
 #define ENGINE_PROBE_SLOW_NS_PER_1000 50000
 
 /* Run a counted loop of a few thousand instructions in a 64-bit guest at CPL 0. Takes at most
- * 20 ms where this process has a CPU to itself (a loop that did not come to its end in 10 ms of CPU
- * time is slow). -errno with the reason where no VM can be made. Main thread, before other threads
- * exist. */
+ * 20 ms where this process has a CPU to itself: six tries, or as many as it needs to find one that is
+ * fast, each ended after 2.5 ms of CPU time. -errno with the reason where no VM can be made. Main
+ * thread, before other threads exist. */
 int engine_probe(const struct engine_class *engine, struct engine_probe *probe, struct err *err);
 
 enum engine_verdict {
