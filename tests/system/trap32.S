@@ -10,6 +10,28 @@
 	pushl $\n
 	jmp common
 	.endm
+	/* from real mode to where the 32-bit caller was */
+	.macro RETURN_TO_32
+	lidtl saved_idt
+	movl %cr0, %eax
+	orb $1, %al
+	movl %eax, %cr0
+	ljmpl $0x08, $5f
+	.code32
+5:	movl $0x10, %eax
+	movl %eax, %ds
+	movl %eax, %es
+	movl %eax, %fs
+	movl %eax, %gs
+	movl %eax, %ss
+	movl real_sp, %esp
+	popl %edi
+	popl %esi
+	popl %ebp
+	popl %ebx
+	ret
+	.endm
+
 	.globl stubs
 	.balign 16
 stubs:
@@ -211,24 +233,7 @@ real_mode:
 	movl $0x10000, %ebx
 	movb (%ebx), %al
 4:	movw %sp, real_saw + 8
-	lidtl saved_idt
-	movl %cr0, %eax
-	orb $1, %al
-	movl %eax, %cr0
-	ljmpl $0x08, $5f
-	.code32
-5:	movl $0x10, %eax
-	movl %eax, %ds
-	movl %eax, %es
-	movl %eax, %fs
-	movl %eax, %gs
-	movl %eax, %ss
-	movl real_sp, %esp
-	popl %edi
-	popl %esi
-	popl %ebp
-	popl %ebx
-	ret
+	RETURN_TO_32
 	.code16
 real_handler:
 	movw %ax, real_saw
@@ -345,24 +350,7 @@ unreal_mode:
 3:	popw %ax
 	subw $3b, %ax
 	movw %ax, unreal_saw + 10
-	lidtl saved_idt
-	movl %cr0, %eax
-	orb $1, %al
-	movl %eax, %cr0
-	ljmpl $0x08, $5f
-	.code32
-5:	movl $0x10, %eax
-	movl %eax, %ds
-	movl %eax, %es
-	movl %eax, %fs
-	movl %eax, %gs
-	movl %eax, %ss
-	movl real_sp, %esp
-	popl %edi
-	popl %esi
-	popl %ebp
-	popl %ebx
-	ret
+	RETURN_TO_32
 
 	.section .user, "ax"
 	.globl u_gate16, u_sysenter, u_sysexit
