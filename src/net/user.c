@@ -47,6 +47,7 @@ struct user {
 	struct net net;
 	const struct slirp_api *api;
 	Slirp *slirp;
+	struct user_forwards forwards;
 	struct loop *loop;
 	struct thread thread;
 	bool quit, quiet; /* the link's thread */
@@ -332,8 +333,11 @@ static int open_stack(struct user *u, const struct user_config *c, struct err *e
 	u->slirp = u->api->new (&config, &callbacks, u);
 	if (!u->slirp)
 		return err_set(err, EINVAL, "libslirp refuses the configuration");
+	u->forwards.api = u->api;
+	u->forwards.slirp = u->slirp;
+	u->forwards.guest = config.vdhcp_start;
 	for (u32 i = 0; i < c->forwards && !rc; i++)
-		rc = user_add_forward(u->api, u->slirp, &c->forward[i], config.vdhcp_start, err);
+		rc = user_add_forward(&u->forwards, &c->forward[i], err);
 	return rc;
 }
 
@@ -372,13 +376,17 @@ static int user_init(struct net *net, const void *config, struct err *err)
 	return open_stack(u, c, err);
 }
 
-/* The thread starts with the first client, so that setting that needs no locks. */
+/* The threads start with the first client, so that setting that needs no locks. */
 static void user_attached(struct net *net, bool client)
 {
 	struct user *u = user_of(net);
+	int rc = 0;
 
-	if (client && !u->thread.started &&
-	    thread_start(&u->thread, THREAD_NET, "net-user", user_main, u))
+	if (!client || u->thread.started)
+		return;
+	for (u32 i = 0; i < u->forwards.relays && !rc; i++)
+		rc = relay_start(u->forwards.relay[i]);
+	if (rc || thread_start(&u->thread, THREAD_NET, "net-user", user_main, u))
 		log_error("network: cannot start a thread");
 }
 
@@ -413,6 +421,8 @@ static void user_free(struct net *net)
 	}
 	if (u->slirp)
 		u->api->cleanup(u->slirp);
+	for (u32 i = 0; i < u->forwards.relays; i++)
+		relay_free(u->forwards.relay[i]);
 	while (!list_empty(&u->backlog)) {
 		struct backlog_frame *f = list_first(&u->backlog, struct backlog_frame, link);
 

@@ -3,6 +3,7 @@
 #define NET_USER_INT_H
 
 #include "base/opt.h"
+#include "net/relay.h"
 #include "net/slirp_api.h"
 
 #define USER_MAX_FORWARDS 64
@@ -25,8 +26,16 @@ extern const struct opt user_options[];
 
 /* Fill *slirp from c; it points into c. -EINVAL with the reason. */
 int user_make_config(const struct user_config *c, SlirpConfig *slirp, struct err *err);
-/* Set up one forward. guest is where a hostfwd without a guest address goes. */
-int user_add_forward(const struct slirp_api *api, Slirp *slirp, const struct user_forward *f,
-		     struct in_addr guest, struct err *err);
+/* What forwards are added to. */
+struct user_forwards {
+	const struct slirp_api *api;
+	Slirp *slirp;
+	struct in_addr guest; /* where a hostfwd without a guest address goes */
+	struct relay
+		*relay[USER_MAX_FORWARDS]; /* of guestfwd to TCP; the caller starts and frees */
+	u32 relays;
+};
+
+int user_add_forward(struct user_forwards *to, const struct user_forward *f, struct err *err);
 
 #endif

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
 
 #include "base/str.h"
 #include "net/user_int.h"
@@ -52,13 +51,13 @@ const struct opt user_options[] = {
 	 "the gateway's address reaches the host's 127.0.0.1 (off)"},
 	{"link-mtu", OPT_U64, FIELD(mtu), "N", "largest packet (1500)", .dflt = "1500", .min = 1280,
 	 .max = 65500},
-	{"hostfwd", OPT_CALL, .arg = "PROTO:[ADDR]:PORT-[ADDR]:PORT", .call = add_hostfwd,
-	 .help = "forward a port of the host to the guest; PROTO is tcp or udp; or "
-		 "unix:PATH-[ADDR]:PORT"},
-	{"guestfwd", OPT_CALL, .arg = "tcp:ADDR:PORT-unix:PATH|cmd:COMMAND", .call = add_guestfwd,
-	 .help = "connections of the guest to an address in its network go to a UNIX socket, or "
-		 "each "
-		 "to a command of its own on standard input and output"},
+	{"hostfwd", OPT_CALL, .arg = "PROTO:ADDR:PORT-ADDR:PORT", .call = add_hostfwd,
+	 .help = "forward a port of the host to the guest; PROTO is tcp or udp, an IPv6 address "
+		 "stands in brackets; or unix:PATH-ADDR:PORT"},
+	{"guestfwd", OPT_CALL, .arg = "tcp:ADDR:PORT-tcp:HOST:PORT|unix:PATH|cmd:COMMAND",
+	 .call = add_guestfwd,
+	 .help = "connections of the guest to an address in its network go to a server, to a UNIX "
+		 "socket, or each to a command of its own on standard input and output"},
 	OPT_END,
 };
 
@@ -131,79 +130,128 @@ int user_make_config(const struct user_config *c, SlirpConfig *s, struct err *er
 	return 0;
 }
 
-/* "[ADDR]:PORT" with an empty address standing for `any`. */
-static int parse_endpoint(char *text, struct in_addr any, struct sockaddr_in *out)
+/* "[ADDR]:PORT" or "[IPV6]:PORT" with an empty address standing for `any`. */
+static int parse_endpoint(char *text, struct in_addr any, struct sock_addr *out)
 {
+	struct sockaddr_in *v4 = (struct sockaddr_in *)&out->storage;
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&out->storage;
 	char *colon = strrchr(text, ':');
 	u64 port;
 
-	if (!colon)
+	memset(out, 0, sizeof(*out));
+	if (!colon || parse_u64(colon + 1, &port) || !port || port > 65535)
 		return -EINVAL;
 	*colon = '\0';
-	*out = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = any};
-	if (parse_u64(colon + 1, &port) || !port || port > 65535)
-		return -EINVAL;
-	out->sin_port = htons((u16)port);
-	return !*text || inet_pton(AF_INET, text, &out->sin_addr) == 1 ? 0 : -EINVAL;
+	if (*text == '[' && colon[-1] == ']') {
+		colon[-1] = '\0';
+		*v6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons((u16)port)};
+		out->len = sizeof(*v6);
+		return inet_pton(AF_INET6, text + 1, &v6->sin6_addr) == 1 ? 0 : -EINVAL;
+	}
+	*v4 = (struct sockaddr_in){
+		.sin_family = AF_INET, .sin_addr = any, .sin_port = htons((u16)port)};
+	out->len = sizeof(*v4);
+	return !*text || inet_pton(AF_INET, text, &v4->sin_addr) == 1 ? 0 : -EINVAL;
+}
+
+static int add_hostfwd_ends(struct user_forwards *to, const struct sock_addr *host_end,
+			    const struct sock_addr *guest_end, int flags, const char *text,
+			    struct err *err)
+{
+	if (to->api->add_hostfwd(to->slirp, &host_end->any, host_end->len, &guest_end->any,
+				 guest_end->len, flags) < 0)
+		return err_set(err, errno, "hostfwd=%s: %s", text, strerror(errno));
+	return 0;
 }
 
 /* A UNIX socket of the host's, for connections to the guest over TCP. */
-static int add_unix_to_guest(const struct slirp_api *api, Slirp *slirp, const char *path, char *to,
-			     struct in_addr guest, const char *text, struct err *err)
+static int add_unix_to_guest(struct user_forwards *to, const char *path, char *target,
+			     const char *text, struct err *err)
 {
-	struct sockaddr_un host_end = {.sun_family = AF_UNIX};
-	struct sockaddr_in guest_end;
-	size_t len = strlen(path);
+	struct sock_addr host_end, guest_end;
 
-	if (!len || len >= sizeof(host_end.sun_path) || parse_endpoint(to, guest, &guest_end))
+	if (sock_addr_unix(&host_end, path, err) || parse_endpoint(target, to->guest, &guest_end) ||
+	    guest_end.any.sa_family != AF_INET)
 		return err_set(err, EINVAL, "hostfwd=%s: give it as unix:PATH-:22", text);
-	memcpy(host_end.sun_path, path, len + 1);
-	if (api->add_hostfwd(slirp, (struct sockaddr *)&host_end, sizeof(host_end),
-			     (struct sockaddr *)&guest_end, sizeof(guest_end), 0) < 0)
-		return err_set(err, errno, "hostfwd=%s: %s", text, strerror(errno));
-	return 0;
+	return add_hostfwd_ends(to, &host_end, &guest_end, 0, text, err);
 }
 
-static int add_to_guest(const struct slirp_api *api, Slirp *slirp, char *from, char *to,
-			struct in_addr guest, const char *text, struct err *err)
+static int add_to_guest(struct user_forwards *to, char *from, char *target, const char *text,
+			struct err *err)
 {
 	struct in_addr any = {.s_addr = htonl(INADDR_ANY)};
 	bool udp = !strncmp(from, "udp:", 4);
-	struct sockaddr_in host_end, guest_end;
+	struct sock_addr host_end, guest_end;
+	int flags = udp ? SLIRP_HOSTFWD_UDP : 0;
 
 	if (!strncmp(from, "unix:", 5))
-		return add_unix_to_guest(api, slirp, from + 5, to, guest, text, err);
+		return add_unix_to_guest(to, from + 5, target, text, err);
 	if (!udp && strncmp(from, "tcp:", 4))
 		return err_set(err, EINVAL, "hostfwd=%s: starts with tcp:, udp: or unix:", text);
-	if (parse_endpoint(from + 4, any, &host_end) || parse_endpoint(to, guest, &guest_end))
+	if (parse_endpoint(from + 4, any, &host_end) ||
+	    parse_endpoint(target, to->guest, &guest_end))
 		return err_set(err, EINVAL,
 			       "hostfwd=%s: give it as tcp:127.0.0.1:2222-:22 (an address left out "
-			       "is any of the host's, or the guest's first)",
+			       "is any of the host's, or the guest's first) or "
+			       "tcp:[::1]:2222-[fec0::15]:22",
 			       text);
-	if (api->add_hostfwd(slirp, (struct sockaddr *)&host_end, sizeof(host_end),
-			     (struct sockaddr *)&guest_end, sizeof(guest_end),
-			     udp ? SLIRP_HOSTFWD_UDP : 0) < 0)
-		return err_set(err, errno, "hostfwd=%s: %s", text, strerror(errno));
+	if (host_end.any.sa_family != guest_end.any.sa_family)
+		return err_set(err, EINVAL,
+			       "hostfwd=%s: both ends are IPv4 or both are IPv6, where the guest's "
+			       "address has to be named: tcp:[::1]:2222-[fec0::15]:22",
+			       text);
+	/* [::] leaves IPv4 alone, which may have a forward of its own. */
+	if (host_end.any.sa_family == AF_INET6)
+		flags |= SLIRP_HOSTFWD_V6ONLY;
+	return add_hostfwd_ends(to, &host_end, &guest_end, flags, text, err);
+}
+
+static int explain_guestfwd(const char *text, struct err *err)
+{
+	return err_set(err, EINVAL,
+		       "guestfwd=%s: give it as tcp:10.0.2.100:80-tcp:HOST:PORT, "
+		       "tcp:10.0.2.100:80-unix:PATH or tcp:10.0.2.100:80-cmd:COMMAND",
+		       text);
+}
+
+/* A relay to the server; *path is where libslirp connects. */
+static int add_relay(struct user_forwards *to, const char *server, const char **path,
+		     const char *text, struct err *err)
+{
+	struct sock_addr addr[SOCK_MAX_ADDRS];
+	int n = sock_addr_inet(addr, server, SOCK_STREAM, false, err), rc;
+
+	rc = n < 0 ? n : relay_new(&to->relay[to->relays], addr, (unsigned int)n, err);
+	if (rc) {
+		err_prefix(err, "guestfwd=%s", text);
+		return rc;
+	}
+	*path = relay_path(to->relay[to->relays++]);
 	return 0;
 }
 
-static int add_to_host(const struct slirp_api *api, Slirp *slirp, char *from, const char *to,
-		       const char *text, struct err *err)
+static int add_to_host(struct user_forwards *to, char *from, const char *target, const char *text,
+		       struct err *err)
 {
 	struct in_addr none = {0};
-	struct sockaddr_in guest_end;
-	bool command = !strncmp(to, "cmd:", 4);
-	const char *target = to + (command ? 4 : 5);
-	int (*add)(Slirp *, const char *, struct in_addr *, int) =
-		command ? api->add_exec : api->add_unix;
+	struct sock_addr guest_end;
+	struct sockaddr_in *at = (struct sockaddr_in *)&guest_end.storage;
+	bool command = !strncmp(target, "cmd:", 4), tcp = !strncmp(target, "tcp:", 4);
+	const char *what = target + (command || tcp ? 4 : 5);
+	int rc;
 
-	if (strncmp(from, "tcp:", 4) || (!command && strncmp(to, "unix:", 5)) || !*target ||
-	    parse_endpoint(from + 4, none, &guest_end) || !guest_end.sin_addr.s_addr)
-		return err_set(err, EINVAL,
-			       "guestfwd=%s: give it as tcp:10.0.2.100:80-unix:PATH or "
-			       "tcp:10.0.2.100:80-cmd:COMMAND",
-			       text);
-	if (add(slirp, target, &guest_end.sin_addr, ntohs(guest_end.sin_port)) < 0)
+	if (strncmp(from, "tcp:", 4) || (!command && !tcp && strncmp(target, "unix:", 5)) ||
+	    !*what || parse_endpoint(from + 4, none, &guest_end) || at->sin_family != AF_INET ||
+	    !at->sin_addr.s_addr)
+		return explain_guestfwd(text, err);
+	if (tcp) {
+		rc = add_relay(to, what, &what, text, err);
+		if (rc)
+			return rc;
+	}
+	rc = (command ? to->api->add_exec : to->api->add_unix)(to->slirp, what, &at->sin_addr,
+							       ntohs(at->sin_port));
+	if (rc < 0)
 		return err_set(err, EINVAL,
 			       "guestfwd=%s: the address is taken or not in the "
 			       "guest's network",
@@ -211,8 +259,7 @@ static int add_to_host(const struct slirp_api *api, Slirp *slirp, char *from, co
 	return 0;
 }
 
-int user_add_forward(const struct slirp_api *api, Slirp *slirp, const struct user_forward *f,
-		     struct in_addr guest, struct err *err)
+int user_add_forward(struct user_forwards *to, const struct user_forward *f, struct err *err)
 {
 	const char *key = f->to_guest ? "hostfwd" : "guestfwd";
 	char text[sizeof(f->text)], *dash;
@@ -224,6 +271,6 @@ int user_add_forward(const struct slirp_api *api, Slirp *slirp, const struct use
 		return err_set(err, EINVAL, "%s=%s: no '-' between the two ends", key, f->text);
 	*dash = '\0';
 	if (f->to_guest)
-		return add_to_guest(api, slirp, text, dash + 1, guest, f->text, err);
-	return add_to_host(api, slirp, text, dash + 1, f->text, err);
+		return add_to_guest(to, text, dash + 1, f->text, err);
+	return add_to_host(to, text, dash + 1, f->text, err);
 }

@@ -221,22 +221,24 @@ static void send_arp(struct net *net)
 	assert_true(send_frame(net, f, sizeof(f)));
 }
 
-/* A TCP connection request to 10.0.2.2. */
-static void send_syn(struct net *net, u16 port)
+/* TCP to 10.0.2.HOST; the sequence begins at 0. */
+static void send_tcp(struct net *net, u8 host, u16 port, u8 flags, u32 ack)
 {
-	u8 f[60] = {0x52, 0x55, 10, 0, 2, 2}, *ip = f + 14, *tcp = f + 34;
+	u8 f[60] = {0x52, 0x55, 10, 0, 2, host}, *ip = f + 14, *tcp = f + 34;
 	u32 sum;
 
 	memcpy(f + 6, guest_mac, 6);
 	store_be16(f + 12, 0x0800);
 	memcpy(ip, "\x45\x00\x00\x28\x00\x01\x00\x00\x40\x06\x00\x00", 12);
 	store_be32(ip + 12, 0x0a00020f);
-	store_be32(ip + 16, 0x0a000202);
+	store_be32(ip + 16, 0x0a000200 | host);
 	store_be16(ip + 10, net_csum_fold(net_csum_add(0, ip, 20)));
 	store_be16(tcp, 40000);
 	store_be16(tcp + 2, port);
 	tcp[12] = 0x50;
-	tcp[13] = 0x02;
+	tcp[13] = flags;
+	store_be32(tcp + 4, flags & 0x02 ? 0 : 1);
+	store_be32(tcp + 8, ack);
 	store_be16(tcp + 14, 8192);
 	sum = net_csum_add(6 + 20, ip + 12, 8);
 	store_be16(tcp + 16, net_csum_fold(net_csum_add(sum, tcp, 20)));
@@ -258,7 +260,7 @@ static void knock(const char *spec, struct guest *g, bool answered)
 	getsockname(fd, (struct sockaddr *)&a, &len);
 	send_arp(net);
 	assert_true(wait_for(&g->received, 1));
-	send_syn(net, ntohs(a.sin_port));
+	send_tcp(net, 2, ntohs(a.sin_port), 0x02, 0);
 	if (answered) {
 		assert_true(wait_for(&g->tcp, 1));
 		assert_int_equal(g->tcp_flags & 0x3f, 0x12); /* SYN and ACK */
@@ -285,6 +287,65 @@ static void hides_the_host(void **state)
 	knock("user,ipv6=off,restrict=on,host-loopback=on", &g[3], false);
 }
 
+/* 10.0.2.100 is a server of the host, which else cannot be reached. */
+static void forwards_to_a_server(void **state)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	socklen_t len = sizeof(a);
+	struct guest g = {.room = 100};
+	struct net *net;
+	char spec[160];
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	getsockname(fd, (struct sockaddr *)&a, &len);
+	snprintf(spec, sizeof(spec),
+		 "user,ipv6=off,restrict=on,guestfwd=tcp:10.0.2.100:80-tcp:127.0.0.1:%d",
+		 ntohs(a.sin_port));
+	net = open_link(spec, &g);
+	send_arp(net);
+	assert_true(wait_for(&g.received, 1));
+	send_tcp(net, 100, 80, 0x02, 0);
+	assert_true(wait_for(&g.tcp, 1));
+	assert_int_equal(g.tcp_flags & 0x3f, 0x12); /* SYN and ACK */
+	assert_int_equal(poll(&p, 1, 0), 0);
+	send_tcp(net, 100, 80, 0x10, load_be32(g.last + 38) + 1);
+	assert_int_equal(poll(&p, 1, 10000), 1);
+	net_close(net);
+	close(fd);
+}
+
+/* A connection to [::1] makes the stack look for fec0::15 by neighbour discovery. */
+static void forwards_ipv6(void **state)
+{
+	struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	struct guest g = {.room = 100};
+	struct net *net;
+	int port = free_port(), fd = socket(AF_INET6, SOCK_STREAM, 0);
+	char spec[128];
+	bool asked = false;
+
+	a.sin6_port = htons((u16)port);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a))) {
+		print_message("no IPv6 here: %s\n", strerror(errno));
+		skip();
+	}
+	close(fd);
+	fd = socket(AF_INET6, SOCK_STREAM, 0);
+	snprintf(spec, sizeof(spec), "user,hostfwd=tcp:[::1]:%d-[fec0::15]:22", port);
+	net = open_link(spec, &g);
+	assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	/* It says hello as a router, too. */
+	for (u32 n = 1; !asked && wait_for(&g.received, n); n = g.received + 1)
+		asked = load_be16(g.last + 12) == 0x86dd && g.last[20] == 58 && g.last[54] == 135 &&
+			load_be32(g.last + 62) == 0xfec00000 && load_be32(g.last + 74) == 0x15;
+	assert_true(asked);
+	close(fd);
+	net_close(net);
+}
+
 static void explains_mistakes(void **state)
 {
 	static const struct {
@@ -298,7 +359,14 @@ static void explains_mistakes(void **state)
 		{"user,hostfwd=sctp::1-:2", "tcp:, udp: or unix:"},
 		{"user,hostfwd=unix:-:2", "unix:PATH-:22"},
 		{"user,hostfwd=tcp::70000-:1", "tcp:127.0.0.1:2222-:22"},
-		{"user,guestfwd=tcp:10.0.2.100:80-tcp:x", "unix:PATH"},
+		{"user,hostfwd=tcp:[::1]:2222-:22", "both are IPv6"},
+		{"user,hostfwd=tcp:[::1:2222-[fec0::15]:22", "tcp:[::1]:2222-[fec0::15]:22"},
+		{"user,hostfwd=unix:/tmp/x-[fec0::15]:22", "unix:PATH-:22"},
+		{"user,guestfwd=tcp:10.0.2.100:80-x", "unix:PATH"},
+		{"user,guestfwd=tcp:10.0.2.100:80-tcp:x", "HOST:PORT"},
+		{"user,guestfwd=tcp:[fec0::9]:80-tcp:127.0.0.1:80", "tcp:10.0.2.100:80"},
+		{"user,guestfwd=tcp:10.1.2.100:80-tcp:127.0.0.1:80", "not in the guest's network"},
+		{"user,guestfwd=udp:10.0.2.100:80-tcp:127.0.0.1:80", "tcp:10.0.2.100:80"},
 		{"user,nosuch=1", "nosuch"},
 		{"user,link-mtu=100", "link-mtu"},
 	};
@@ -340,10 +408,11 @@ static void survives_noise(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(dhcp_offers),	     cmocka_unit_test(waits_for_buffers),
-		cmocka_unit_test(slows_the_sender),  cmocka_unit_test(forwards_ports),
-		cmocka_unit_test(forwards_a_socket), cmocka_unit_test(hides_the_host),
-		cmocka_unit_test(explains_mistakes), cmocka_unit_test(survives_noise),
+		cmocka_unit_test(dhcp_offers),		cmocka_unit_test(waits_for_buffers),
+		cmocka_unit_test(slows_the_sender),	cmocka_unit_test(forwards_ports),
+		cmocka_unit_test(forwards_a_socket),	cmocka_unit_test(hides_the_host),
+		cmocka_unit_test(forwards_to_a_server), cmocka_unit_test(forwards_ipv6),
+		cmocka_unit_test(explains_mistakes),	cmocka_unit_test(survives_noise),
 	};
 
 	setenv("BOTHY_PLUGINS", getenv("BOTHY_BUILD") ? getenv("BOTHY_BUILD") : "build", 1);
