@@ -1,5 +1,5 @@
 /*
- * The encoder. Prefix order is LOCK or F3, 66, REX; REX is there when it must be.
+ * The encoder. Prefix order is LOCK, 66, F3 or F2, REX; REX is there when it must be.
  */
 #include "engine/soft/emit.h"
 
@@ -34,19 +34,29 @@ static bool needs_rex(u32 opcode, unsigned int reg, struct opnd rm)
 	       (opcode & E_BYTE_RM && !rm.mem && rm.reg >= X_SP && rm.reg <= X_DI);
 }
 
+/* REX or, inverted, VEX: R, X, B. */
+static u8 register_bits(unsigned int reg, struct opnd rm)
+{
+	u8 bits = (u8)((reg >> 3 & 1) << 2 | (rm.reg >> 3 & 1));
+
+	if (rm.mem && rm.index != X_NONE)
+		bits |= (rm.index >> 3 & 1) << 1;
+	return bits;
+}
+
 static void emit_prefixes(struct emit *e, u32 opcode, unsigned int size, unsigned int reg,
 			  struct opnd rm)
 {
-	u8 rex = (u8)((size == SIZE_64) << 3 | (reg >> 3 & 1) << 2 | (rm.reg >> 3 & 1));
+	u8 rex = (u8)((size == SIZE_64) << 3 | register_bits(reg, rm));
 
-	if (rm.mem && rm.index != X_NONE)
-		rex |= (rm.index >> 3 & 1) << 1;
 	if (opcode & E_LOCK)
 		emit8(e, 0xf0);
-	if (size == SIZE_16)
+	if (size == SIZE_16 || opcode & E_66)
 		emit8(e, 0x66);
 	if (opcode & E_F3)
 		emit8(e, 0xf3);
+	if (opcode & E_F2)
+		emit8(e, 0xf2);
 	if (rex || needs_rex(opcode, reg, rm))
 		emit8(e, 0x40 | rex);
 	if ((opcode & 0xff0000) == 0x0f0000)
@@ -79,6 +89,19 @@ static void emit_modrm(struct emit *e, unsigned int reg, struct opnd rm)
 void emit_rm(struct emit *e, u32 opcode, unsigned int size, unsigned int reg, struct opnd rm)
 {
 	emit_prefixes(e, opcode, size, reg, rm);
+	emit_modrm(e, reg, rm);
+}
+
+void emit_vex(struct emit *e, u32 opcode, unsigned int size, unsigned int reg, unsigned int vvvv,
+	      struct opnd rm)
+{
+	u8 pp = opcode & E_F2 ? 3 : opcode & E_F3 ? 2 : opcode & E_66 ? 1 : 0;
+	u8 map = (opcode >> 8 & 0xff) == 0x3a ? 3 : 2;
+
+	emit8(e, 0xc4);
+	emit8(e, (u8)(~(register_bits(reg, rm) << 5) & 0xe0) | map);
+	emit8(e, (u8)((size == SIZE_64) << 7 | (~vvvv & 15) << 3 | pp));
+	emit8(e, (u8)opcode);
 	emit_modrm(e, reg, rm);
 }
 
@@ -176,6 +199,14 @@ void emit_shift_imm(struct emit *e, unsigned int n, unsigned int size, struct op
 	emit_rm(e, (count == 1 ? (byte ? 0xd0 : 0xd1) : byte ? 0xc0 : 0xc1) | byte, size, n, rm);
 	if (count != 1)
 		emit8(e, (u8)count);
+}
+
+void emit_bswap(struct emit *e, unsigned int size, unsigned int reg)
+{
+	if (size == SIZE_64 || reg >= X_R8)
+		emit8(e, (u8)(0x40 | (size == SIZE_64) << 3 | reg >> 3));
+	emit8(e, 0x0f);
+	emit8(e, (u8)(0xc8 | (reg & 7)));
 }
 
 /* ---- jumps ---- */

@@ -43,12 +43,14 @@ struct opnd {
 	s32 disp;
 };
 
-/* Operand sizes are SIZE_* of uop.h. Opcodes: a byte, 0x0fXX or 0x0f38XX, and these. */
+/* Operand sizes are SIZE_* of uop.h. Opcodes: a byte, 0x0fXX, 0x0f38XX or 0x0f3aXX, and these. */
 #define E_BYTE_REG (1u << 24) /* ModRM.reg is a byte register */
 #define E_BYTE_RM  (1u << 25)
 #define E_BYTES	   (E_BYTE_REG | E_BYTE_RM)
 #define E_LOCK	   (1u << 26)
 #define E_F3	   (1u << 27)
+#define E_F2	   (1u << 28)
+#define E_66	   (1u << 29) /* as a part of the opcode */
 
 static inline struct opnd op_reg(unsigned int reg)
 {
@@ -73,6 +75,10 @@ void emit64(struct emit *e, u64 v);
 /* An instruction with a ModRM byte; what follows it (an immediate) is the caller's. The byte form
  * of an opcode is the caller's choice, too: size only makes the prefixes. */
 void emit_rm(struct emit *e, u32 opcode, unsigned int size, unsigned int reg, struct opnd rm);
+/* The same with a VEX prefix (32 and 64 bits; 0x0f38XX and 0x0f3aXX; E_F3, E_F2 or E_66).
+ * vvvv: a register; 0 where the instruction has none. */
+void emit_vex(struct emit *e, u32 opcode, unsigned int size, unsigned int reg, unsigned int vvvv,
+	      struct opnd rm);
 /* One of the eight: n is ADD 0, OR, ADC, SBB, AND, SUB, XOR, CMP 7. */
 void emit_alu(struct emit *e, unsigned int n, unsigned int size, unsigned int reg, struct opnd rm);
 void emit_alu_to(struct emit *e, unsigned int n, unsigned int size, struct opnd rm,
@@ -90,6 +96,9 @@ void emit_imm(struct emit *e, unsigned int size, s32 imm);
 /* /n of the shift group; count is not 0. */
 void emit_shift_imm(struct emit *e, unsigned int n, unsigned int size, struct opnd rm,
 		    unsigned int count);
+
+/* 32 and 64 bits. */
+void emit_bswap(struct emit *e, unsigned int size, unsigned int reg);
 
 /* Jumps forward: the place of the 32-bit distance, for emit_here() to fill. */
 u32 emit_jmp(struct emit *e);

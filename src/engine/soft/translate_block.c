@@ -93,17 +93,28 @@ void tr_need_flags(struct tr *t)
 	t->in_host = true;
 }
 
+/* Are its flags those of its result? */
+static bool is_logic(const struct tr_uop *op)
+{
+	return op->kind == TR_ALU && (op->sub == E_AND || op->sub == E_OR || op->sub == E_XOR);
+}
+
+static bool is_andn(const struct tr_uop *op)
+{
+	return op->kind == TR_VEX && op->sub == TR_ANDN;
+}
+
 /* Registers from which the flags of op can be made again; 0: they cannot. */
 static u16 recipe_registers(const struct tr_uop *op)
 {
 	const struct uop *u = op->u;
 	u16 rm = (u16)(1u << (u->rm >> 3 & 15)), reg = (u16)(1u << (u->reg >> 3 & 15));
-	bool logic =
-		op->kind == TR_ALU && (op->sub == E_AND || op->sub == E_OR || op->sub == E_XOR);
 
+	if (is_andn(op))
+		return reg;
 	if (op->kind != TR_ALU && op->kind != TR_TEST)
 		return 0;
-	if (logic)
+	if (is_logic(op))
 		return op->form == FORM_RM ? reg : op->form <= FORM_RI ? rm : 0;
 	if (op->kind == TR_ALU && (op->sub == E_ADC || op->sub == E_SBB))
 		return 0;
@@ -114,6 +125,11 @@ static u16 recipe_registers(const struct tr_uop *op)
 	if (op->kind == TR_ALU && op->sub != E_CMP && rm == reg)
 		return 0;
 	return rm | reg;
+}
+
+static bool may_leave(const struct tr_uop *op)
+{
+	return op->mem || op->kind == TR_NATIVE || op->kind == TR_DIV;
 }
 
 /* Will the registers last from here to where the flags die? */
@@ -127,7 +143,7 @@ static bool recipe_holds(const struct tr *t, unsigned int producer)
 	for (unsigned int i = producer + 1; i < t->n; i++) {
 		const struct tr_uop *op = &t->op[i];
 
-		if (op->reads || ((op->mem || op->kind == TR_NATIVE) && spoilt))
+		if (op->reads || (may_leave(op) && spoilt))
 			return false;
 		if (op->writes == X86_ARITH)
 			return true;
@@ -141,10 +157,10 @@ static void emit_recipe(struct tr *t, const struct tr_uop *op)
 {
 	struct emit *e = &t->e;
 	const struct uop *u = op->u;
-	u8 field = op->form == FORM_RM ? u->reg : u->rm;
+	u8 field = op->form == FORM_RM || is_andn(op) ? u->reg : u->rm;
 	bool imm = op->form == FORM_RI;
 
-	if (op->kind == TR_TEST || op->sub == E_CMP) {
+	if (op->kind == TR_TEST || (op->kind == TR_ALU && op->sub == E_CMP)) {
 		struct opnd a = tr_guest(u->rm);
 
 		if (op->kind == TR_TEST && imm) {
@@ -164,7 +180,7 @@ static void emit_recipe(struct tr *t, const struct tr_uop *op)
 	}
 	emit_load(e, op->size == SIZE_64 ? SIZE_64 : SIZE_32, X_AX,
 		  op_reg(tr_value(t, field, op->size, X_AX)));
-	if (op->sub != E_ADD && op->sub != E_SUB) {
+	if (is_andn(op) || is_logic(op)) {
 		emit_rm(e, op->size == SIZE_8 ? 0x84 | E_BYTES : 0x85, op->size, X_AX,
 			op_reg(X_AX));
 	} else if (imm) {
@@ -177,8 +193,8 @@ static void emit_recipe(struct tr *t, const struct tr_uop *op)
 	}
 }
 
-/* A check of memory is about to overwrite the host's flags, and may leave for a fault. */
-static void flags_before_memory(struct tr *t, const struct tr_uop *op)
+/* A check is about to overwrite the host's flags, and may leave for a fault. */
+static void flags_before_check(struct tr *t, const struct tr_uop *op)
 {
 	u16 live = (u16)((op->live & ~op->writes) | op->reads);
 
@@ -256,7 +272,7 @@ static void emit_memory(struct tr *t, const struct tr_uop *op)
 {
 	bool write = op->mem == MEM_WRITE;
 
-	flags_before_memory(t, op);
+	flags_before_check(t, op);
 	t->ax = TR_NONE;
 	if (op->kind == TR_PUSH || op->kind == TR_PUSH_IMM || op->kind == TR_POP)
 		emit_lea(&t->e, t->mode64 ? SIZE_64 : SIZE_32, X_DX,
@@ -281,16 +297,20 @@ static void emit_inline(struct tr *t, const struct tr_uop *op)
 	if (has_reg(op))
 		high_begin(t, op->u->reg);
 	if (op->kind == TR_NATIVE && tr_native_must_check(t, op)) {
-		flags_before_memory(t, op);
+		flags_before_check(t, op);
 		tr_native_check(t, op);
 		t->in_host = false;
 	}
+	if (op->kind == TR_DIV)
+		flags_before_check(t, op);
 	if (op->mem)
 		emit_memory(t, op);
 	if (op->reads)
 		tr_need_flags(t);
 	if (op->kind >= TR_ALU && op->kind <= TR_DOUBLE)
 		tr_emit_alu(t, op);
+	else if (tr_is_bits(op->kind))
+		tr_emit_bits(t, op);
 	else if (op->kind == TR_NATIVE)
 		tr_emit_native(t, op);
 	else

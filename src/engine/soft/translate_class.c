@@ -56,7 +56,8 @@
 	OPERATION(btc, TR_BIT, 7)                                                                  \
 	OPERATION(bsf, TR_SCAN, 0xbc)                                                              \
 	OPERATION(bsr, TR_SCAN, 0xbd)                                                              \
-	OPERATION(bswap, TR_BSWAP, 0)
+	OPERATION(bswap, TR_BSWAP, 0)                                                              \
+	OPERATION(movbe, TR_MOVBE, 0)
 
 /* Those with one function for all. */
 #define SINGLES(OPERATION)                                                                         \
@@ -71,6 +72,24 @@
 	OPERATION(popcnt, TR_COUNT, 0xb8)                                                          \
 	OPERATION(tzcnt, TR_COUNT, 0xbc)                                                           \
 	OPERATION(lzcnt, TR_COUNT, 0xbd)                                                           \
+	OPERATION(andn, TR_VEX, TR_ANDN)                                                           \
+	OPERATION(bextr, TR_VEX, TR_BEXTR)                                                         \
+	OPERATION(bzhi, TR_VEX, TR_BZHI)                                                           \
+	OPERATION(shlx, TR_VEX, TR_SHLX)                                                           \
+	OPERATION(sarx, TR_VEX, TR_SARX)                                                           \
+	OPERATION(shrx, TR_VEX, TR_SHRX)                                                           \
+	OPERATION(pdep, TR_VEX, TR_PDEP)                                                           \
+	OPERATION(pext, TR_VEX, TR_PEXT)                                                           \
+	OPERATION(blsr, TR_VEX, TR_BLSR)                                                           \
+	OPERATION(blsmsk, TR_VEX, TR_BLSMSK)                                                       \
+	OPERATION(blsi, TR_VEX, TR_BLSI)                                                           \
+	OPERATION(mulx, TR_MULX, 0)                                                                \
+	OPERATION(rorx, TR_RORX, 0)                                                                \
+	OPERATION(adcx, TR_ADX, TR_ADCX)                                                           \
+	OPERATION(adox, TR_ADX, TR_ADOX)                                                           \
+	OPERATION(crc32, TR_CRC32, 0)                                                              \
+	OPERATION(div, TR_DIV, TR_UDIV)                                                            \
+	OPERATION(idiv, TR_DIV, TR_IDIV)                                                           \
 	OPERATION(leave, TR_POP_FRAME, 0)
 
 #define DECLARE(name, kind, sub) extern const struct operation oper_##name;
@@ -183,6 +202,11 @@ static bool form_is_inline(const struct tr_uop *op)
 		mem = u->mem;
 		break;
 	default:
+		if (tr_is_bits(op->kind)) {
+			mem = u->mem;
+			if (!tr_bits_is_inline(op))
+				return false;
+		}
 		break;
 	}
 	return !mem || tr_address_is_plain(u);
@@ -260,6 +284,8 @@ static void set_flags(struct tr_uop *op)
 		op->reads = X86_ARITH;
 		break;
 	default:
+		if (tr_is_bits(op->kind))
+			op->writes = tr_bits_writes(op);
 		break;
 	}
 	op->touches |= op->writes;
@@ -289,6 +315,8 @@ static u8 memory_access(const struct tr_uop *op)
 	}
 	if (op->kind >= TR_JMP)
 		return MEM_NONE; /* the ends see to it themselves */
+	if (tr_is_bits(op->kind) && op->form != FORM_MR)
+		return op->u->mem ? MEM_READ : MEM_NONE;
 	switch (op->form) {
 	case FORM_RM:
 		return MEM_READ;
@@ -341,6 +369,8 @@ static u16 registers_written(const struct tr_uop *op)
 	case TR_XADD:
 		return bit_of(op->u->reg) | (op->u->mem ? 0 : bit_of(op->u->rm));
 	default:
+		if (tr_is_bits(op->kind) && op->form == FORM_COUNT)
+			return tr_bits_registers(op);
 		break;
 	}
 	if (op->form == FORM_RM)
@@ -366,7 +396,7 @@ void tr_classify(const struct kvm_vcpu *vcpu, struct tr_uop *op, const struct uo
 		op->sub = c->sub;
 		op->form = c->form;
 		op->size = c->form == FORM_COUNT && c->kind < TR_JMP && c->kind != TR_PUSH_IMM
-				   ? u->osize
+				   ? tr_size_of(c->kind, u)
 				   : c->size;
 		if (last == (c->kind >= TR_JMP)) {
 			u8 other = op->kind;

@@ -221,15 +221,11 @@ static void emit_count(struct tr *t, const struct tr_uop *op)
 		tr_put(t, op->u->reg, op->size, reg);
 }
 
-static void emit_bswap(struct tr *t, const struct tr_uop *op)
+static void emit_bswap_op(struct tr *t, const struct tr_uop *op)
 {
-	struct emit *e = &t->e;
 	unsigned int reg = tr_value(t, op->u->rm, op->size, X_AX);
 
-	if (op->size == SIZE_64 || reg >= X_R8)
-		emit8(e, (u8)(0x40 | (op->size == SIZE_64) << 3 | reg >> 3));
-	emit8(e, 0x0f);
-	emit8(e, (u8)(0xc8 | (reg & 7)));
+	emit_bswap(&t->e, op->size, reg);
 	tr_put(t, op->u->rm, op->size, reg);
 }
 
@@ -296,7 +292,7 @@ void tr_emit_data(struct tr *t, const struct tr_uop *op)
 		[TR_CMOV] = emit_cmov,	  [TR_XCHG] = emit_xchg,
 		[TR_XADD] = emit_xadd,	  [TR_CMPXCHG] = emit_cmpxchg,
 		[TR_BIT] = emit_bit,	  [TR_SCAN] = emit_scan,
-		[TR_COUNT] = emit_count,  [TR_BSWAP] = emit_bswap,
+		[TR_COUNT] = emit_count,  [TR_BSWAP] = emit_bswap_op,
 		[TR_CBW] = emit_cbw,	  [TR_CWD] = emit_cwd,
 		[TR_PUSH] = emit_push,	  [TR_PUSH_IMM] = emit_push,
 		[TR_POP] = emit_pop,	  [TR_POP_FRAME] = emit_pop_frame,

@@ -43,7 +43,14 @@ enum tr_kind {
 	TR_POP_FRAME, /* LEAVE */
 	TR_NATIVE,    /* a vector instruction (translate_native.c) */
 	TR_COUNT,     /* POPCNT, TZCNT, LZCNT. sub: opcode byte */
-	TR_JMP,	      /* from here: ends */
+	TR_VEX,	      /* from here: translate_bits.c. sub: TR_ANDN... */
+	TR_MULX,
+	TR_RORX,
+	TR_ADX, /* sub: TR_ADCX, TR_ADOX */
+	TR_CRC32,
+	TR_MOVBE,
+	TR_DIV, /* sub: TR_UDIV, TR_IDIV */
+	TR_JMP, /* from here: ends */
 	TR_JCC,
 	TR_FALL,
 	TR_CALL_NEAR,
@@ -53,6 +60,27 @@ enum tr_kind {
 };
 
 enum { TR_NOT = 2, TR_NEG = 3, TR_INC = 0x80, TR_DEC = 0x81 };
+enum {
+	TR_ANDN,
+	TR_BEXTR,
+	TR_BZHI,
+	TR_SHLX,
+	TR_SARX,
+	TR_SHRX,
+	TR_PDEP,
+	TR_PEXT,
+	TR_BLSR,
+	TR_BLSMSK,
+	TR_BLSI,
+};
+enum { TR_ADCX, TR_ADOX };
+enum { TR_UDIV = 6, TR_IDIV = 7 };
+
+/* Is it one of translate_bits.c? */
+static inline bool tr_is_bits(unsigned int kind)
+{
+	return kind >= TR_VEX && kind <= TR_DIV;
+}
 
 struct tr_class {
 	uop_fn *fn;
@@ -240,6 +268,13 @@ void tr_miss(struct tr *t, u32 jump, bool leave);
 /* translate_alu.c, translate_data.c: emit the present uop. */
 void tr_emit_alu(struct tr *t, const struct tr_uop *op);
 void tr_emit_data(struct tr *t, const struct tr_uop *op);
+/* translate_bits.c: operand size of an operation that has one function for all. */
+u8 tr_size_of(u8 kind, const struct uop *u);
+/* Of kinds TR_VEX to TR_DIV. */
+bool tr_bits_is_inline(const struct tr_uop *op);
+u16 tr_bits_writes(const struct tr_uop *op);
+u16 tr_bits_registers(const struct tr_uop *op);
+void tr_emit_bits(struct tr *t, const struct tr_uop *op);
 /* translate_native.c */
 bool tr_native_classify(const struct kvm_vcpu *vcpu, struct tr_uop *op);
 /* Bytes of its memory operand. */

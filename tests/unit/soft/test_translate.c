@@ -201,11 +201,151 @@ static void put_vector(struct program *p)
 	put_modrm(p, draw(p, 8), draw(p, 2) * 2, memory);
 }
 
+/* ---- general registers with VEX, and what came with them (translate_bits.c) ---- */
+
+enum { VEX_IMM8 = 1, VEX_FLAGS = 2, VEX_DIGIT = 4 };
+
+static const struct {
+	u8 map, pp, opcode, digit, flags;
+	u16 defined; /* flags, of VEX_FLAGS */
+} vex_rows[] = {
+	{2, 0, 0xf2, 0, VEX_FLAGS, X86_CF | X86_ZF | X86_SF | X86_OF},		   /* andn */
+	{2, 0, 0xf7, 0, VEX_FLAGS, X86_CF | X86_ZF | X86_OF},			   /* bextr */
+	{2, 0, 0xf5, 0, VEX_FLAGS, X86_CF | X86_ZF | X86_SF | X86_OF},		   /* bzhi */
+	{2, 0, 0xf3, 1, VEX_FLAGS | VEX_DIGIT, X86_CF | X86_ZF | X86_SF | X86_OF}, /* blsr */
+	{2, 0, 0xf3, 2, VEX_FLAGS | VEX_DIGIT, X86_CF | X86_ZF | X86_SF | X86_OF}, /* blsmsk */
+	{2, 0, 0xf3, 3, VEX_FLAGS | VEX_DIGIT, X86_CF | X86_ZF | X86_SF | X86_OF}, /* blsi */
+	{2, 1, 0xf7, 0, 0, 0},							   /* shlx */
+	{2, 2, 0xf7, 0, 0, 0},							   /* sarx */
+	{2, 3, 0xf7, 0, 0, 0},							   /* shrx */
+	{2, 3, 0xf5, 0, 0, 0},							   /* pdep */
+	{2, 2, 0xf5, 0, 0, 0},							   /* pext */
+	{2, 3, 0xf6, 0, 0, 0},							   /* mulx */
+	{3, 3, 0xf0, 0, VEX_IMM8, 0},						   /* rorx */
+};
+
+/* Show the flags that are defined, and none of the others: by PUSHF, or by a condition. */
+static void put_flags_seen(struct program *p, u16 defined)
+{
+	u32 r = draw_reg(p), cc = draw(p, 2) ? 2 : 4; /* CF and ZF always are */
+
+	if (draw(p, 2)) {
+		PUT(p, 0x9c); /* pushf */
+		put_prefix(p, 4, 0, r);
+		put(p, 0x58 | (r & 7));
+		put_prefix(p, 4, 0, r); /* and r, defined */
+		PUT(p, 0x81, 0xe0 | (r & 7), (u8)defined, (u8)(defined >> 8), 0, 0);
+	} else {
+		put(p, 0x40 | r >> 3); /* setcc r */
+		PUT(p, 0x0f, 0x90 | cc | draw(p, 2), 0xc0 | (r & 7));
+	}
+	PUT(p, 0x45, 0x85, 0xc0); /* test r8d, r8d */
+}
+
+static void put_vex(struct program *p)
+{
+	u32 n = draw(p, ARRAY_SIZE(vex_rows)), reg = draw_reg(p), rm = draw_reg(p);
+	u32 flags = vex_rows[n].flags, vvvv = flags & VEX_IMM8 ? 0 : draw_reg(p);
+	bool memory = draw(p, 3) == 0;
+
+	if (flags & VEX_DIGIT)
+		reg = vex_rows[n].digit;
+	put(p, 0xc4);
+	put(p, (reg < 8) << 7 | 0x40 | (memory || rm < 8) << 5 | vex_rows[n].map);
+	put(p, draw(p, 2) << 7 | (~vvvv & 15) << 3 | vex_rows[n].pp);
+	put(p, vex_rows[n].opcode);
+	put_modrm(p, reg, rm, memory);
+	if (flags & VEX_IMM8)
+		put(p, draw(p, 256));
+	if (flags & VEX_FLAGS)
+		put_flags_seen(p, vex_rows[n].defined);
+}
+
+/* prefix, REX, 0F (38) opcode, ModRM */
+static void put_prefixed(struct program *p, u32 prefix, u32 size, u32 map38, u32 opcode)
+{
+	u32 reg = draw_reg(p), rm = draw_reg(p);
+	bool memory = draw(p, 3) == 0 || opcode == 0xf0 + 0x100 || opcode == 0xf1 + 0x100;
+
+	if (prefix)
+		put(p, prefix);
+	put_prefix(p, size, reg, memory ? 0 : rm);
+	put(p, 0x0f);
+	if (map38)
+		put(p, 0x38);
+	put(p, opcode);
+	put_modrm(p, reg, rm, memory);
+}
+
+/* Mostly of a dividend that fits, so that a program comes to its end. */
+static void put_division(struct program *p)
+{
+	u32 sign = draw(p, 2), size = draw_size(p), rm = draw_reg(p);
+	bool memory = draw(p, 3) == 0, any = draw(p, 16) == 0;
+
+	if (rm == RAX || rm == RDX)
+		rm = RSI;
+	if (!any) {
+		if (size == 1) {
+			PUT(p, 0x98);				/* cwde */
+			PUT(p, 0x0f, sign ? 0xbe : 0xb6, 0xc0); /* movsx, movzx eax, al */
+		} else if (sign) {
+			put_prefix(p, size, 0, 0);
+			put(p, 0x99); /* cwd, cdq, cqo */
+		} else {
+			PUT(p, 0x31, 0xd2); /* xor edx, edx */
+		}
+		if (!memory) { /* or rm, 0x10 */
+			put_prefix(p, 4, 0, rm);
+			PUT(p, 0x83, 0xc8 | (rm & 7), 0x10);
+		}
+	}
+	if (size == 2)
+		put(p, 0x66);
+	put(p, 0x40 | (size == 8) << 3 | (memory ? 0 : rm >> 3));
+	put(p, size == 1 ? 0xf6 : 0xf7);
+	put_modrm(p, 6 + sign, rm, memory); /* the flags stay, on all back ends */
+}
+
+static void put_bits(struct program *p)
+{
+	u32 wide = draw(p, 2) ? 8 : 4;
+
+	switch (draw(p, 8)) {
+	case 0: /* adcx, adox */
+		put_prefixed(p, draw(p, 2) ? 0x66 : 0xf3, wide, 1, 0xf6);
+		break;
+	case 1: { /* crc32 */
+		u32 size = draw_size(p);
+
+		put_prefixed(p, 0xf2, size, 1, size == 1 ? 0xf0 : 0xf1);
+		break;
+	}
+	case 2: /* movbe */
+		put_prefixed(p, 0, draw(p, 4) ? wide : 2, 1, 0x100 + 0xf0 + draw(p, 2));
+		break;
+	case 3: { /* popcnt; tzcnt, lzcnt */
+		u32 which = draw(p, 3);
+
+		put_prefixed(p, 0xf3, draw(p, 4) ? wide : 2, 0,
+			     (const u8[]){0xb8, 0xbc, 0xbd}[which]);
+		put_flags_seen(p, which ? X86_CF | X86_ZF : X86_ARITH);
+		break;
+	}
+	case 4:
+		put_division(p);
+		break;
+	default:
+		put_vex(p);
+		break;
+	}
+}
+
 static void put_other(struct program *p)
 {
 	u32 r = draw_reg(p), s = draw_reg(p);
 
-	switch (draw(p, 8)) {
+	switch (draw(p, 9)) {
 	case 0: /* push, pop */
 		put_prefix(p, 4, 0, r);
 		put(p, 0x50 | (r & 7));
@@ -232,6 +372,10 @@ static void put_other(struct program *p)
 	case 6: /* lea rax, [rip + 2]; jmp rax */
 		PUT(p, 0x48, 0x8d, 0x05, 2, 0, 0, 0, 0xff, 0xe0);
 		break;
+	case 7: /* mov r, [r15 - 3]: #PF in the last round but one, which shows dead flags */
+		put(p, 0x49 | (r >> 3) << 2);
+		PUT(p, 0x8b, 0x47 | (r & 7) << 3, 0xfd);
+		break;
 	default: /* bswap */
 		put_prefix(p, draw(p, 2) ? 8 : 4, 0, r);
 		PUT(p, 0x0f, 0xc8 | (r & 7));
@@ -247,12 +391,14 @@ static void make_program(struct program *p, u64 seed)
 	n = 3 + draw(p, 60);
 	start = p->len;
 	while (n--) {
-		u32 what = draw(p, 12);
+		u32 what = draw(p, 16);
 
 		if (what == 0)
 			put_other(p);
 		else if (what == 1)
 			put_vector(p);
+		else if (what < 6)
+			put_bits(p);
 		else
 			put_row(p);
 	}
@@ -354,33 +500,84 @@ static void test_linked_code_changes(void **state)
 	}
 }
 
-/* Flags that nothing reads are right all the same where a fault shows them. add eax, 1 (ZF, CF);
- * mov rbx, [far away]; cmp eax, eax; loop 100 times before the address is bad. */
+/* What makes flags that nobody reads, and what then changes its operands; where the fault is, when
+ * it is not behind that; and the flags that are compared. RBP is negative, RDX and RBX are 0, R9 is
+ * 7, and ESI is not 0 until the address is bad. */
+static const struct dead {
+	u8 len, code[12];
+	u8 at, vector;
+	u16 flags, expect;
+} dead[] = {
+	/* add eax, -1: 0 at the end */
+	{3, {0x83, 0xc0, 0xff}, 3, PF_VECTOR, X86_ARITH, X86_ZF | X86_CF | X86_PF | X86_AF},
+	/* andn eax, ebp, ebp */
+	{5, {0xc4, 0xe2, 0x50, 0xf2, 0xc5}, 5, PF_VECTOR, X86_CF | X86_ZF | X86_SF, X86_ZF},
+	/* the same; shlx eax, ebp, ebx; */
+	{10,
+	 {0xc4, 0xe2, 0x50, 0xf2, 0xc5, 0xc4, 0xe2, 0x61, 0xf7, 0xc5},
+	 10,
+	 PF_VECTOR,
+	 X86_CF | X86_ZF | X86_SF,
+	 X86_ZF},
+	/* cmp edx, 3; mov eax, 12345; div r9d, of which 4 remains */
+	{11,
+	 {0x83, 0xfa, 3, 0xb8, 0x39, 0x30, 0, 0, 0x41, 0xf7, 0xf1},
+	 11,
+	 PF_VECTOR,
+	 X86_ARITH,
+	 X86_CF | X86_SF | X86_AF},
+	/* the same; idiv r9d */
+	{11,
+	 {0x83, 0xfa, 3, 0xb8, 0x39, 0x30, 0, 0, 0x41, 0xf7, 0xf9},
+	 11,
+	 PF_VECTOR,
+	 X86_ARITH,
+	 X86_CF | X86_SF | X86_AF},
+	/* cmp ebx, 3; not ebx; div esi; test edx, edx */
+	{9,
+	 {0x83, 0xfb, 3, 0xf7, 0xd3, 0xf7, 0xf6, 0x85, 0xd2},
+	 5,
+	 DE_VECTOR,
+	 X86_ARITH,
+	 X86_CF | X86_SF | X86_AF},
+};
+
+/* They are right all the same where a fault shows them: in a loop that is hot when its address
+ * turns bad. 1: what makes them; mov rdx, [rsi]; test edx, edx; dec ecx; jnz 1b; mov rsi, r8;
+ * jmp 1b */
+static void check_dead(const struct dead *d, const struct kvm_exec_ops *exec)
+{
+	static const u8 rest[] = {0x48, 0x8b, 0x16, 0x85, 0xd2, 0xff, 0xc9,
+				  0x75, 0,    0x4c, 0x89, 0xc6, 0xeb, 0};
+	struct rig *rig = rig_new_with(exec);
+	u8 code[64];
+	u64 *sp;
+
+	memcpy(code, d->code, d->len);
+	memcpy(code + d->len, rest, sizeof(rest));
+	code[d->len + 8] = (u8) - (d->len + 9);
+	code[d->len + 13] = (u8) - (d->len + 14);
+	rig_mode(rig, 64);
+	rig->vcpu.ctl.gpr[RSI] = RIG_DATA;
+	rig->vcpu.ctl.gpr[RCX] = 100;
+	rig->vcpu.ctl.gpr[RAX] = 101;
+	rig->vcpu.ctl.gpr[RBP] = 0x80000000;
+	rig->vcpu.ctl.gpr[R8] = 1ULL << 45;
+	rig->vcpu.ctl.gpr[R9] = 7;
+	assert_int_equal(rig_run_code(rig, code, d->len + sizeof(rest)), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, rig_handler(d->vector) + 1);
+	sp = (u64 *)(rig->ram + rig->vcpu.ctl.gpr[RSP]) + (d->vector == PF_VECTOR);
+	assert_int_equal(sp[0], RIG_CODE + d->at);
+	assert_int_equal(sp[2] & d->flags, d->expect);
+	rig_free(rig);
+}
+
 static void test_flags_at_fault(void **state)
 {
-	/* 1: add eax, -1 ... ; mov rdx, [rsi]; test edx, edx; dec ecx; jnz 1b; mov rsi, r8; jmp 1b
-	 */
-	static const u8 code[] = {0x83, 0xc0, 0xff, 0x48, 0x8b, 0x16, 0x85, 0xd2, 0xff,
-				  0xc9, 0x75, 0xf4, 0x4c, 0x89, 0xc6, 0xeb, 0xef};
-	const struct kvm_exec_ops *exec[] = {&interpreter_ops, &translator_ops, &eager_ops};
-	u64 rflags[3], *sp;
-
-	for (u32 i = 0; i < 3; i++) {
-		struct rig *rig = rig_new_with(exec[i]);
-
-		rig_mode(rig, 64);
-		rig->vcpu.ctl.gpr[RSI] = RIG_DATA;
-		rig->vcpu.ctl.gpr[RCX] = 100;
-		rig->vcpu.ctl.gpr[RAX] = 101; /* 0 after the last add: ZF and CF are set */
-		rig->vcpu.ctl.gpr[R8] = 1ULL << 45;
-		assert_int_equal(rig_run_code(rig, code, sizeof(code)), KVM_EXIT_HLT);
-		assert_int_equal(rig->vcpu.ctl.rip, rig_handler(PF_VECTOR) + 1);
-		sp = (u64 *)(rig->ram + rig->vcpu.ctl.gpr[RSP]);
-		assert_int_equal(sp[1], RIG_CODE + 3);
-		rflags[i] = sp[3] & X86_ARITH;
-		assert_int_equal(rflags[i] & (X86_ZF | X86_CF), X86_ZF | X86_CF);
-		assert_int_equal(rflags[i], rflags[0]);
-		rig_free(rig);
+	for (u32 i = 0; i < ARRAY_SIZE(dead); i++) {
+		check_dead(&dead[i], &interpreter_ops);
+		check_dead(&dead[i], &translator_ops);
+		check_dead(&dead[i], &eager_ops);
 	}
 }
 
