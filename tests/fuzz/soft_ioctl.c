@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,9 @@
 #define DESCRIPTORS 16
 #define EVENTS	    4
 #define MAX_OPS	    200
-#define RUN_NS	    300000
+#define MAX_VMS	    4 /* made by one script: more reach nothing new, and took most of the time */
+#define MAX_VCPUS   12
+#define RUN_NS	    100000
 #define MAX_KICKS   200000 /* in one KVM_RUN: a minute */
 #define KICK	    (SIGRTMIN + 1)
 
@@ -145,6 +148,7 @@ struct script {
 	int fd[DESCRIPTORS];
 	void *map[DESCRIPTORS];
 	int event[EVENTS];
+	unsigned int vms, vcpus; /* made so far */
 };
 
 static uint8_t *memory, *arg;
@@ -288,6 +292,22 @@ static void fix_pointers(struct script *s, enum pointer pointer)
 	}
 }
 
+/* Would it make another one, of which there have been enough? */
+static bool is_enough(const struct script *s, unsigned long request)
+{
+	return (request == KVM_CREATE_VM && s->vms == MAX_VMS) ||
+	       (request == KVM_CREATE_VCPU && s->vcpus == MAX_VCPUS);
+}
+
+static void made(struct script *s, unsigned long request, int fd)
+{
+	if (request == KVM_CREATE_VM)
+		s->vms++;
+	else
+		s->vcpus++;
+	keep(s, fd);
+}
+
 static void request(struct script *s, unsigned int op, int fd)
 {
 	enum pointer pointer = requests[op].pointer;
@@ -307,11 +327,13 @@ static void request(struct script *s, unsigned int op, int fd)
 		fill_arg(s);
 		fix_pointers(s, pointer);
 	}
+	if (is_enough(s, requests[op].request))
+		return;
 	rc = soft_kvm_ioctl(fd, requests[op].request, value);
 	if (rc < 0)
 		return;
 	if (requests[op].request == KVM_CREATE_VM || requests[op].request == KVM_CREATE_VCPU)
-		keep(s, rc);
+		made(s, requests[op].request, rc);
 	else if (requests[op].request == KVM_GET_STATS_FD)
 		close(rc);
 }
