@@ -148,6 +148,7 @@ static int read_all(struct qcow2 *s, const struct block_options *o, struct err *
 		rc = open_external(s, o, err);
 	if (!rc && s->luks_len)
 		rc = open_crypt(s, o, err);
+	s->plain = s->data && !s->extended && !s->external ? s->cluster_size : 0;
 	if (rc || b->readonly || o->metadata_only || !(s->h.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return rc;
 	if (!o->repair)

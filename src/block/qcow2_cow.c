@@ -286,14 +286,14 @@ static struct qcow2_cow *rival(struct qcow2 *s, struct block_queue *q, u64 start
 }
 
 /* Can the step be planned without I/O? Locked. */
-static bool ready(const struct qcow2 *s, u64 offset, u64 len)
+static bool ready(struct qcow2 *s, u64 offset, u64 len)
 {
 	u64 last = offset + len - 1,
 	    n = (last >> s->cluster_bits) - (offset >> s->cluster_bits) + 1;
-	u64 region = s->run >> s->refblock_bits;
+	u64 region = s->run >> s->refblock_bits, l1_index = qcow2_l1_index(s, offset);
 
-	return table_ready(s, offset) && qcow2_l1_index(s, offset) == qcow2_l1_index(s, last) &&
-	       !s->l2.map[qcow2_l1_index(s, offset)]->suspect && s->run_end - s->run >= n &&
+	return table_ready(s, offset) && l1_index == qcow2_l1_index(s, last) &&
+	       qcow2_l2_trust(s, s->l2.map[l1_index], offset, len) && s->run_end - s->run >= n &&
 	       region == (s->run + n - 1) >> s->refblock_bits && s->refblocks.map[region];
 }
 

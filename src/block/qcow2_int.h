@@ -98,7 +98,8 @@ struct qcow2_tab {
 	u64 offset; /* in the file */
 	u64 index;  /* in L1, or in the refcount table */
 	bool used, referenced, writing;
-	bool suspect; /* L2: see qcow2_table.c */
+	bool loading; /* out of the map; whoever reserved it fills it */
+	u64 good;     /* L2: 64ths of it that were looked through; see qcow2_table.c */
 };
 
 struct qcow2_cache {
@@ -165,6 +166,8 @@ struct qcow2_map {
 	u64 entry;   /* the L2 entry of its first cluster */
 };
 
+#define QCOW2_FILTER 65536 /* bits */
+
 struct qcow2 {
 	struct block block;
 	struct qcow2_header h;
@@ -174,6 +177,7 @@ struct qcow2 {
 
 	u32 cluster_bits;
 	u64 cluster_size;
+	u64 plain;     /* the same, if an L2 entry alone says where a cluster's data lies; or 0 */
 	bool extended; /* L2 entries of 16 bytes with subclusters */
 	u32 l2_bits;   /* log2 of the entries of a table */
 	u32 sub_bits;  /* log2 of a subcluster; cluster_bits without extended */
@@ -191,10 +195,11 @@ struct qcow2 {
 	bool reftable_any_dirty;
 	struct qcow2_cache l2, refblocks;
 
-	/* Where metadata lies: a set of host clusters, and a filter before it. */
+	/* Where metadata lies: a set of host clusters, and before it a filter, one bit for 64
+	 * clusters in a row, over and over; bits are only ever set. */
 	u64 *meta;
 	u64 meta_cap, meta_count;
-	u64 meta_filter[1024];
+	u64 meta_filter[QCOW2_FILTER / 64];
 
 	/* Space. */
 	u64 end;	  /* clusters from here on have never been used */
@@ -212,7 +217,8 @@ struct qcow2 {
 	u32 ncows;
 	pthread_mutex_t load_lock;
 	struct list loads, load_slots; /* tables that queues wait for: qcow2_load.c */
-	u32 nloads;
+	u32 nloads, load_ahead;
+	u64 load_next;		      /* the index after the last one that was loaded */
 	u64 helpers[2], helper_epoch; /* as a queue's epochs, for threads in qcow2_io() */
 
 	bool writing;	 /* the header says that we write */
@@ -297,6 +303,12 @@ int qcow2_tab_load(struct qcow2 *s, struct qcow2_cache *c, u64 index, u64 offset
 		   struct qcow2_tab **tab);
 void qcow2_tab_dirty(struct qcow2 *s, struct qcow2_cache *c, struct qcow2_tab *tab, u64 at,
 		     u64 len);
+/* An L2 table to be filled from the file without the lock, within the cache's limit; NULL: none
+ * is left. It is ended by settle, which lets the others see it (keep) or forgets it. Locked. */
+struct qcow2_tab *qcow2_l2_reserve(struct qcow2 *s);
+void qcow2_l2_settle(struct qcow2 *s, struct qcow2_tab *tab, u64 l1_index, u64 offset, bool keep);
+/* Do the entries of [offset, +len), all in this table, lead where guest data may be? Locked. */
+bool qcow2_l2_trust(struct qcow2 *s, struct qcow2_tab *tab, u64 offset, u64 len);
 /* Are so many tables dirty that a flush should come first? */
 bool qcow2_cache_full(const struct qcow2 *s);
 void qcow2_l1_set(struct qcow2 *s, u64 index, u64 entry);
@@ -311,6 +323,21 @@ void qcow2_entry_set(struct qcow2 *s, struct qcow2_tab *tab, u64 index, u64 entr
 int qcow2_lookup(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *map);
 /* The same without the lock and without blocking: false when that does not do. */
 bool qcow2_lookup_fast(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *map);
+
+/* May there be metadata within the 64 clusters around it? Any thread. */
+static inline bool qcow2_meta_near(const struct qcow2 *s, u64 offset)
+{
+	u64 bit = (offset >> (s->cluster_bits + 6)) % QCOW2_FILTER;
+
+	return (__atomic_load_n(&s->meta_filter[bit / 64], __ATOMIC_RELAXED) >> bit % 64) & 1;
+}
+
+static inline void qcow2_meta_mark(struct qcow2 *s, u64 offset)
+{
+	u64 bit = (offset >> (s->cluster_bits + 6)) % QCOW2_FILTER;
+
+	__atomic_or_fetch(&s->meta_filter[bit / 64], BIT(bit % 64), __ATOMIC_RELAXED);
+}
 
 /* The set of metadata clusters. Locked. */
 int qcow2_meta_add(struct qcow2 *s, u64 offset, u64 clusters);
@@ -420,9 +447,12 @@ void qcow2_start_loaded(struct qcow2 *s, struct block_queue *q, struct block_req
 /* Let the request wait, in the queue's thread, for the L2 table that it needs. False: that is not
  * what keeps it. */
 bool qcow2_load_start(struct qcow2 *s, struct block_queue *q, struct block_req *req);
-/* In a helper: a READ with this flag, its offset being the L1 index. */
+/* What is being read of the table (QCOW2_LOAD_ALL: any) is overtaken. Locked. */
+#define QCOW2_LOAD_ALL (~0ULL)
+void qcow2_load_spoil(struct qcow2 *s, u64 index);
+/* In a helper: a READ with this flag, iov being the load. */
 #define QCOW2_LOAD (1u << 19)
-int qcow2_load(struct qcow2 *s, u64 index);
+int qcow2_load(struct qcow2 *s, const struct block_io *io);
 void qcow2_loads_free(struct qcow2 *s);
 
 /* ---- qcow2_cow.c ---- */

@@ -516,7 +516,7 @@ int qcow2_io(struct block *b, const struct block_io *io)
 	if (io->flags & QCOW2_PUBLISH)
 		return qcow2_cow_publish(s, io);
 	if (io->flags & QCOW2_LOAD)
-		return qcow2_load(s, io->offset);
+		return qcow2_load(s, io);
 	pthread_mutex_lock(&s->lock);
 	slot = qcow2_helper_enter(s);
 	pthread_mutex_unlock(&s->lock);

@@ -1,16 +1,25 @@
 /*
- * Requests that wait for an L2 table: one helper loads it, and all requests of the queue that need
- * it start over in the queue's thread, instead of sending each to a helper of its own, where all
- * would wait for the same lock.
+ * Requests that wait for an L2 table: it is read once for all requests of the queue that need it,
+ * in the queue's own ring, and then they start over. Many tables may be on their way at once. What
+ * would have to wait for the lock, or needs more than the reading, is left to a helper.
  *
- * A load belongs to its queue's thread; s->loads and the slots are under load_lock.
+ * Who misses one table after the other gets the next ones read ahead, twice as many each time,
+ * while there is room for more tables.
+ *
+ * Invariants:
+ * 1. A load belongs to its queue's thread; s->loads and the slots are under load_lock, which is
+ *    taken last.
+ * 2. tab, offset and stale are under s->lock while the table is being read. Whoever changes what
+ *    the table is (another reader of it, a new or moved one, a new L1) sets stale: what has been
+ *    read may be old then, and is thrown away.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "block/qcow2_int.h"
 
-#define MAX_LOADS 32
+#define MAX_LOADS 64
+#define MAX_AHEAD 8
 
 struct qcow2_load {
 	struct list link; /* in s->loads or s->load_slots */
@@ -18,6 +27,10 @@ struct qcow2_load {
 	struct block_queue *queue;
 	u64 index; /* in L1 */
 	struct list waiters;
+	struct qcow2_tab *tab; /* reserved, being filled; NULL: no more, or left to a helper */
+	u64 offset;	       /* where it is read from */
+	bool stale, failed;
+	struct iovec iov; /* its memory, or for the helper: this */
 	struct block_req child;
 };
 
@@ -31,6 +44,63 @@ void qcow2_loads_free(struct qcow2 *s)
 	}
 }
 
+void qcow2_load_spoil(struct qcow2 *s, u64 index)
+{
+	struct qcow2_load *l;
+
+	pthread_mutex_lock(&s->load_lock);
+	list_for_each_entry (l, &s->loads, link)
+		if (l->index == index || index == QCOW2_LOAD_ALL)
+			l->stale = true;
+	pthread_mutex_unlock(&s->load_lock);
+}
+
+/* ---- the end ---- */
+
+/* Locked. */
+static void settle(struct qcow2_load *l)
+{
+	qcow2_l2_settle(l->s, l->tab, l->index, l->offset, !l->failed && !l->stale);
+	l->tab = NULL;
+}
+
+static bool settle_now(struct qcow2_load *l)
+{
+	if (pthread_mutex_trylock(&l->s->lock))
+		return false;
+	settle(l);
+	pthread_mutex_unlock(&l->s->lock);
+	return true;
+}
+
+static void on_loaded(struct block_req *child, int result);
+
+static void leave_to_helper(struct qcow2_load *l)
+{
+	l->iov = (struct iovec){l, sizeof(*l)};
+	l->child = (struct block_req){.op = BLOCK_READ,
+				      .flags = QCOW2_LOAD,
+				      .iov = &l->iov,
+				      .niov = 1,
+				      .done = on_loaded};
+	list_init(&l->child.link);
+	block_child_defer(l->queue, &l->child, &l->s->block);
+}
+
+int qcow2_load(struct qcow2 *s, const struct block_io *io)
+{
+	struct qcow2_load *l = io->iov->iov_base;
+	struct qcow2_tab *tab;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	if (l->tab)
+		settle(l);
+	rc = qcow2_l2_get(s, l->index, &tab);
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
 static void on_loaded(struct block_req *child, int result)
 {
 	struct qcow2_load *l = container_of(child, struct qcow2_load, child);
@@ -38,6 +108,13 @@ static void on_loaded(struct block_req *child, int result)
 	struct block_queue *q = l->queue;
 	struct qcow2 *s = l->s;
 
+	if (l->tab) {
+		l->failed = result;
+		if (!settle_now(l)) {
+			leave_to_helper(l);
+			return;
+		}
+	}
 	while (!list_empty(&l->waiters)) {
 		struct list *item = l->waiters.next;
 
@@ -56,6 +133,8 @@ static void on_loaded(struct block_req *child, int result)
 		qcow2_start_loaded(s, q, req);
 	}
 }
+
+/* ---- the start ---- */
 
 /* The load of this table for this queue, an old one or a new one; NULL when there are too many. */
 static struct qcow2_load *get(struct qcow2 *s, struct block_queue *q, u64 index, bool *fresh)
@@ -84,38 +163,105 @@ static struct qcow2_load *get(struct qcow2 *s, struct block_queue *q, u64 index,
 	return l;
 }
 
+/* A place in memory for the table, if it can be had without waiting. */
+static bool reserve(struct qcow2_load *l)
+{
+	struct qcow2 *s = l->s;
+
+	l->tab = NULL;
+	if (pthread_mutex_trylock(&s->lock))
+		return false;
+	l->offset = s->l1[l->index] & QCOW2_OFFSET;
+	l->stale = l->failed = false;
+	/* What cannot be is for the helper to find. */
+	if (l->offset && is_aligned(l->offset, s->cluster_size) && l->offset < s->file_size &&
+	    !s->l2.map[l->index])
+		l->tab = qcow2_l2_reserve(s);
+	pthread_mutex_unlock(&s->lock);
+	return l->tab;
+}
+
+static void begin(struct qcow2_load *l)
+{
+	struct qcow2 *s = l->s;
+
+	if (!block_queue_has_ring(l->queue) || !reserve(l)) {
+		leave_to_helper(l);
+		return;
+	}
+	l->iov = (struct iovec){l->tab->data, s->cluster_size};
+	l->child = (struct block_req){.op = BLOCK_READ,
+				      .len = s->cluster_size,
+				      .iov = &l->iov,
+				      .niov = 1,
+				      .done = on_loaded};
+	list_init(&l->child.link);
+	block_child_start(l->queue, &l->child, s->block.file, l->offset);
+}
+
+static bool is_absent(const struct qcow2 *s, u64 index)
+{
+	return index < s->h.l1_size &&
+	       (__atomic_load_n(&s->l1[index], __ATOMIC_RELAXED) & QCOW2_OFFSET) &&
+	       !__atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED);
+}
+
+/* Note a miss; how many tables behind it are worth reading, too. */
+static u32 count_ahead(struct qcow2 *s, u64 index)
+{
+	u32 n;
+
+	pthread_mutex_lock(&s->load_lock);
+	n = index == s->load_next ? min(2 * s->load_ahead + 1, (u32)MAX_AHEAD) : 0;
+	s->load_ahead = n;
+	s->load_next = index + n + 1;
+	pthread_mutex_unlock(&s->load_lock);
+	return n;
+}
+
+static struct qcow2_load *get_locked(struct qcow2 *s, struct block_queue *q, u64 index, bool *fresh)
+{
+	struct qcow2_load *l;
+
+	pthread_mutex_lock(&s->load_lock);
+	l = get(s, q, index, fresh);
+	pthread_mutex_unlock(&s->load_lock);
+	return l;
+}
+
+static void read_ahead(struct qcow2 *s, struct block_queue *q, u64 index)
+{
+	for (u32 n = count_ahead(s, index); n--;) {
+		struct qcow2_load *l;
+		bool fresh;
+
+		index++;
+		if (!is_absent(s, index) ||
+		    __atomic_load_n(&s->l2.count, __ATOMIC_RELAXED) + n >= s->l2.cap)
+			return;
+		l = get_locked(s, q, index, &fresh);
+		if (!l)
+			return;
+		if (fresh)
+			begin(l);
+	}
+}
+
 bool qcow2_load_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
 {
 	u64 index = qcow2_l1_index(s, req->pos);
 	struct qcow2_load *l;
 	bool fresh;
 
-	if (index >= s->h.l1_size ||
-	    !(__atomic_load_n(&s->l1[index], __ATOMIC_RELAXED) & QCOW2_OFFSET) ||
-	    __atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED))
+	if (!is_absent(s, index))
 		return false;
-	pthread_mutex_lock(&s->load_lock);
-	l = get(s, q, index, &fresh);
-	pthread_mutex_unlock(&s->load_lock);
+	l = get_locked(s, q, index, &fresh);
 	if (!l)
 		return false;
 	list_add_tail(&l->waiters, &req->link);
 	if (!fresh)
 		return true;
-	l->child = (struct block_req){
-		.op = BLOCK_READ, .flags = QCOW2_LOAD, .pos = index, .done = on_loaded};
-	list_init(&l->child.link);
-	block_child_defer(q, &l->child, &s->block);
+	begin(l);
+	read_ahead(s, q, index);
 	return true;
-}
-
-int qcow2_load(struct qcow2 *s, u64 index)
-{
-	struct qcow2_tab *tab;
-	int rc;
-
-	pthread_mutex_lock(&s->lock);
-	rc = qcow2_l2_get(s, index, &tab);
-	pthread_mutex_unlock(&s->lock);
-	return rc;
 }

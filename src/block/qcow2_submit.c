@@ -134,7 +134,7 @@ static bool map_fresh(struct qcow2 *s, u64 offset, u64 len)
 		struct qcow2_tab *tab = s->l2.map[qcow2_l1_index(s, at)];
 		u64 index = qcow2_l2_index(s, at), entry, bitmap, host;
 
-		if (!tab || tab->suspect || !(s->l1[qcow2_l1_index(s, at)] & QCOW2_COPIED))
+		if (!tab || !(s->l1[qcow2_l1_index(s, at)] & QCOW2_COPIED))
 			return false;
 		entry = qcow2_entry_get(s, tab, index, &bitmap);
 		if (entry & QCOW2_COPIED)
@@ -165,44 +165,45 @@ static bool allocate(struct qcow2 *s, u64 offset, u64 len)
 }
 
 /*
- * What nearly every request is: inside one cluster that has a place of its own. As
- * qcow2_lookup_fast() with all but that left out.
+ * What nearly every request is: inside one cluster that has a place of its own; where that lies,
+ * or 0. As qcow2_lookup_fast() with all but that left out.
  */
-static bool start_simple(struct qcow2 *s, struct block_queue *q, struct block_req *req)
+static inline __attribute__((always_inline)) u64 lookup_simple(struct qcow2 *s,
+							       const struct block_req *req)
 {
-	u64 in = qcow2_into_cluster(s, req->pos), index = qcow2_l1_index(s, req->pos);
-	u64 entry, host, seq;
+	u64 pos = req->pos, in = qcow2_into_cluster(s, pos), index = qcow2_l1_index(s, pos);
+	u64 l2_index = qcow2_l2_index(s, pos), entry, host, seq, good;
 	struct qcow2_tab *tab;
 
-	if (s->extended || s->external || in + req->len > s->cluster_size || index >= s->h.l1_size)
-		return false;
+	if (unlikely(in + req->len > s->plain || index >= s->h.l1_size))
+		return 0;
 	tab = __atomic_load_n(&s->l2.map[index], __ATOMIC_ACQUIRE);
-	if (!tab || !__atomic_load_n(&tab->referenced, __ATOMIC_RELAXED))
-		return false;
+	if (unlikely(!tab || !__atomic_load_n(&tab->referenced, __ATOMIC_RELAXED)))
+		return 0;
 	seq = __atomic_load_n(&tab->seq, __ATOMIC_ACQUIRE);
-	if ((seq & 1) || __atomic_load_n(&tab->suspect, __ATOMIC_RELAXED))
-		return false;
-	entry = qcow2_entry_get(s, tab, qcow2_l2_index(s, req->pos), NULL);
+	good = __atomic_load_n(&tab->good, __ATOMIC_RELAXED);
+	entry = be64toh(
+		__atomic_load_n((const u64 *)(const void *)tab->data + l2_index, __ATOMIC_RELAXED));
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	if (__atomic_load_n(&tab->seq, __ATOMIC_RELAXED) != seq ||
-	    __atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED) != tab)
-		return false;
+	if (unlikely((seq & 1) || __atomic_load_n(&tab->seq, __ATOMIC_RELAXED) != seq ||
+		     __atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED) != tab))
+		return 0;
 	host = entry & QCOW2_OFFSET;
-	if (!host || (host & (s->cluster_size - 1)) || (entry & (QCOW2_COMPRESSED | QCOW2_ZERO)) ||
-	    (req->op == BLOCK_WRITE && !(entry & QCOW2_COPIED)) || !s->data)
-		return false;
-	block_pass(q, req, s->data, host + in);
-	return true;
+	if (unlikely((entry & (QCOW2_COMPRESSED | QCOW2_ZERO)) || !host ||
+		     qcow2_into_cluster(s, host) ||
+		     (req->op == BLOCK_WRITE && !(entry & QCOW2_COPIED)) ||
+		     (qcow2_meta_near(s, host) && !((good >> (l2_index >> (s->l2_bits - 6))) & 1))))
+		return 0;
+	return host + in;
 }
 
-static void go(struct qcow2 *s, struct block_queue *q, struct block_req *req, bool may_load)
+/* Everything else. */
+__attribute__((noinline)) static void go(struct qcow2 *s, struct block_queue *q,
+					 struct block_req *req, bool may_load)
 {
 	struct extent e[MAX_EXTENTS];
-	unsigned int n;
+	unsigned int n = cut(s, req, e);
 
-	if (likely(start_simple(s, q, req)))
-		return;
-	n = cut(s, req, e);
 	if (!n && req->op == BLOCK_WRITE && allocate(s, req->pos, req->len))
 		n = cut(s, req, e);
 	if (n == 1 && e[0].node) {
@@ -218,14 +219,24 @@ static void go(struct qcow2 *s, struct block_queue *q, struct block_req *req, bo
 	}
 }
 
+static void start(struct qcow2 *s, struct block_queue *q, struct block_req *req, bool may_load)
+{
+	u64 host = lookup_simple(s, req);
+
+	if (likely(host))
+		block_pass(q, req, s->data, host);
+	else
+		go(s, q, req, may_load);
+}
+
 void qcow2_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
 {
-	go(s, q, req, true);
+	start(s, q, req, true);
 }
 
 void qcow2_start_loaded(struct qcow2 *s, struct block_queue *q, struct block_req *req)
 {
-	go(s, q, req, false);
+	start(s, q, req, false);
 }
 
 static bool clean(struct qcow2 *s)
@@ -235,34 +246,35 @@ static bool clean(struct qcow2 *s)
 	       !__atomic_load_n(&s->failed, __ATOMIC_RELAXED);
 }
 
+/* Is it one of those that may go on at once? */
+static inline bool is_transfer(const struct qcow2 *s, const struct block_req *req)
+{
+	return req->op == BLOCK_READ || (req->op == BLOCK_WRITE && !(req->effective & BLOCK_FUA) &&
+					 __atomic_load_n(&s->writing, __ATOMIC_ACQUIRE));
+}
+
 void qcow2_submit(struct block *b, struct block_queue *q, struct block_req *req)
 {
 	struct qcow2 *s = qcow2_of(b);
+	u64 host;
 
 	/* Only what can free clusters needs to know who uses them. */
 	if (!b->readonly && !req->active)
 		block_epoch_enter(q, req);
-	switch (req->op) {
-	case BLOCK_READ:
-		qcow2_start(s, q, req);
-		break;
-	case BLOCK_WRITE:
-		if (!__atomic_load_n(&s->writing, __ATOMIC_ACQUIRE) || (req->effective & BLOCK_FUA))
-			block_defer(q, req);
+	if (likely(is_transfer(s, req))) {
+		host = lookup_simple(s, req);
+		if (likely(host))
+			block_pass(q, req, s->data, host);
 		else
-			qcow2_start(s, q, req);
-		break;
-	case BLOCK_FLUSH:
-		/* With no metadata to write it is the file's own affair. */
-		if (b->readonly)
-			block_finish(q, req, 0);
-		else if (!s->external && clean(s))
-			block_pass(q, req, b->file, 0);
-		else
-			block_defer(q, req);
-		break;
-	default:
+			go(s, q, req, true);
+	} else if (req->op != BLOCK_FLUSH) {
 		block_defer(q, req);
-		break;
+	} else if (b->readonly) {
+		block_finish(q, req, 0);
+	} else if (!s->external && clean(s)) {
+		/* With no metadata to write it is the file's own affair. */
+		block_pass(q, req, b->file, 0);
+	} else {
+		block_defer(q, req);
 	}
 }

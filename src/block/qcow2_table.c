@@ -7,8 +7,12 @@
  *    entries one by one, and then finds both unchanged, or starts over another way.
  * 3. A clean table equals what is on disk, or will when the flush that is `writing` it ends. Only
  *    a table that is neither dirty nor being written is evicted.
- * 4. `suspect` tables hold an entry that points to metadata or nowhere; readers without the lock
- *    leave them alone, so every such entry meets the check in qcow2_lookup().
+ * 4. An entry that leads to metadata or nowhere is never followed. A 64th of an L2 table is looked
+ *    through, under the lock, before its entries are used, and is `good` then; readers without the
+ *    lock use no others but those entries that lead to where no metadata is near. In those that are
+ *    not good, qcow2_lookup() judges each entry.
+ * 5. A `loading` table is not in the map, has an odd seq and is not evicted. It is published only
+ *    if nothing happened to that index since it was reserved (qcow2_load_spoil()).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,11 +28,6 @@ static u64 meta_hash(u64 cluster)
 	return hash_u64(cluster);
 }
 
-static bool filter_test(const struct qcow2 *s, u64 hash)
-{
-	return bitmap_test(s->meta_filter, hash >> 48);
-}
-
 static void meta_place(struct qcow2 *s, u64 key)
 {
 	u64 at = meta_hash(key) & (s->meta_cap - 1);
@@ -37,7 +36,7 @@ static void meta_place(struct qcow2 *s, u64 key)
 		at = (at + 1) & (s->meta_cap - 1);
 	s->meta_count += !s->meta[at];
 	s->meta[at] = key;
-	bitmap_set(s->meta_filter, meta_hash(key) >> 48);
+	qcow2_meta_mark(s, (key - 1) << s->cluster_bits);
 }
 
 static int meta_grow(struct qcow2 *s)
@@ -113,7 +112,7 @@ bool qcow2_meta_has(const struct qcow2 *s, u64 offset)
 {
 	u64 key = (offset >> s->cluster_bits) + 1;
 
-	return filter_test(s, meta_hash(key)) && s->meta[meta_find(s, key)];
+	return qcow2_meta_near(s, offset) && s->meta[meta_find(s, key)];
 }
 
 /* ---- tables in memory ---- */
@@ -145,7 +144,8 @@ static struct qcow2_tab *tab_alloc(struct qcow2 *s, struct qcow2_cache *c)
 		}
 		c->tabs = tabs;
 	}
-	c->tabs[c->count++] = tab;
+	c->tabs[c->count] = tab;
+	__atomic_store_n(&c->count, c->count + 1, __ATOMIC_RELAXED);
 	return tab;
 }
 
@@ -155,10 +155,10 @@ static struct qcow2_tab *tab_evict(struct qcow2_cache *c)
 	for (u32 i = 0; i < 2 * c->count; i++) {
 		struct qcow2_tab *tab = c->tabs[c->hand++ % c->count];
 
+		if (tab->dirty || tab->writing || tab->loading)
+			continue;
 		if (!tab->used)
 			return tab;
-		if (tab->dirty || tab->writing)
-			continue;
 		if (!tab->referenced)
 			return tab;
 		set_flag(&tab->referenced, false);
@@ -190,7 +190,7 @@ static void tab_drop(struct qcow2_cache *c, struct qcow2_tab *tab)
 		c->dirty--;
 	tab->used = false;
 	set_flag(&tab->referenced, false);
-	set_flag(&tab->suspect, false);
+	__atomic_store_n(&tab->good, 0, __ATOMIC_RELAXED);
 	tab->dirty = 0;
 }
 
@@ -208,8 +208,11 @@ static struct qcow2_tab *tab_take(struct qcow2 *s, struct qcow2_cache *c)
 	return tab;
 }
 
-static void tab_publish(struct qcow2_cache *c, struct qcow2_tab *tab, u64 index, u64 offset)
+static void tab_publish(struct qcow2 *s, struct qcow2_cache *c, struct qcow2_tab *tab, u64 index,
+			u64 offset)
 {
+	if (c->kind == QCOW2_L2)
+		qcow2_load_spoil(s, index);
 	tab->index = index;
 	tab->offset = offset;
 	tab->used = true;
@@ -225,7 +228,8 @@ struct qcow2_tab *qcow2_tab_new(struct qcow2 *s, struct qcow2_cache *c, u64 inde
 	if (!tab)
 		return NULL;
 	memset(tab->data, 0, s->cluster_size);
-	tab_publish(c, tab, index, offset);
+	__atomic_store_n(&tab->good, ~0ULL, __ATOMIC_RELAXED);
+	tab_publish(s, c, tab, index, offset);
 	qcow2_tab_dirty(s, c, tab, 0, s->cluster_size);
 	return tab;
 }
@@ -243,14 +247,57 @@ static bool entry_bad(const struct qcow2 *s, u64 entry)
 	return !(entry & QCOW2_COMPRESSED) && host && !entry_host_ok(s, host);
 }
 
-static bool has_bad_entry(const struct qcow2 *s, const u8 *data)
+/* The 64ths of a table that hold the entries of [offset, +len). */
+static u64 parts_of(const struct qcow2 *s, u64 offset, u64 len)
 {
-	u64 step = qcow2_entry_size(s);
+	u64 first = qcow2_l2_index(s, offset), last = qcow2_l2_index(s, offset + len - 1);
 
-	for (u64 at = 0; at < s->cluster_size; at += step)
+	return MASK(last >> (s->l2_bits - 6), first >> (s->l2_bits - 6));
+}
+
+static bool part_good(const struct qcow2 *s, const struct qcow2_tab *tab, unsigned int part)
+{
+	u64 len = s->cluster_size / 64, step = qcow2_entry_size(s);
+	const u8 *data = tab->data + part * len;
+
+	for (u64 at = 0; at < len; at += step)
 		if (entry_bad(s, load_be64(data + at)))
-			return true;
-	return false;
+			return false;
+	return true;
+}
+
+bool qcow2_l2_trust(struct qcow2 *s, struct qcow2_tab *tab, u64 offset, u64 len)
+{
+	u64 want = parts_of(s, offset, len), good = tab->good;
+
+	for (u64 rest = want & ~good; rest; rest &= rest - 1)
+		if (part_good(s, tab, (unsigned int)__builtin_ctzll(rest)))
+			good |= rest & -rest;
+	if (good != tab->good)
+		__atomic_store_n(&tab->good, good, __ATOMIC_RELEASE);
+	return !(want & ~good);
+}
+
+struct qcow2_tab *qcow2_l2_reserve(struct qcow2 *s)
+{
+	struct qcow2_cache *c = &s->l2;
+	struct qcow2_tab *tab = c->count < c->cap ? tab_alloc(s, c) : tab_evict(c);
+
+	if (!tab)
+		return NULL;
+	tab_begin(tab);
+	tab_drop(c, tab);
+	tab->loading = true;
+	return tab;
+}
+
+void qcow2_l2_settle(struct qcow2 *s, struct qcow2_tab *tab, u64 l1_index, u64 offset, bool keep)
+{
+	tab->loading = false;
+	if (keep)
+		tab_publish(s, &s->l2, tab, l1_index, offset);
+	else
+		tab_end(tab);
 }
 
 int qcow2_tab_load(struct qcow2 *s, struct qcow2_cache *c, u64 index, u64 offset,
@@ -277,8 +324,7 @@ int qcow2_tab_load(struct qcow2 *s, struct qcow2_cache *c, u64 index, u64 offset
 		tab_end(tab);
 		return rc;
 	}
-	set_flag(&tab->suspect, c->kind == QCOW2_L2 && has_bad_entry(s, tab->data));
-	tab_publish(c, tab, index, offset);
+	tab_publish(s, c, tab, index, offset);
 	*out = tab;
 	return 0;
 }
@@ -302,6 +348,7 @@ bool qcow2_cache_full(const struct qcow2 *s)
 
 void qcow2_l1_set(struct qcow2 *s, u64 index, u64 entry)
 {
+	qcow2_load_spoil(s, index);
 	__atomic_store_n(&s->l1[index], entry, __ATOMIC_RELEASE);
 	bitmap_set(s->l1_dirty, index * 8 / 512);
 	s->l1_any_dirty = true;
@@ -310,10 +357,15 @@ void qcow2_l1_set(struct qcow2 *s, u64 index, u64 entry)
 
 void qcow2_l2_forget(struct qcow2 *s)
 {
+	qcow2_load_spoil(s, QCOW2_LOAD_ALL);
 	for (u32 i = 0; i < s->l2.count; i++) {
-		tab_begin(s->l2.tabs[i]);
-		tab_drop(&s->l2, s->l2.tabs[i]);
-		tab_end(s->l2.tabs[i]);
+		struct qcow2_tab *tab = s->l2.tabs[i];
+
+		if (tab->loading)
+			continue;
+		tab_begin(tab);
+		tab_drop(&s->l2, tab);
+		tab_end(tab);
 	}
 }
 
@@ -485,6 +537,7 @@ static void no_table(struct qcow2_map *map, u64 len)
 int qcow2_lookup(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *map)
 {
 	struct qcow2_tab *tab;
+	bool trusted;
 	int rc = qcow2_l2_get(s, qcow2_l1_index(s, offset), &tab);
 
 	if (rc)
@@ -494,10 +547,11 @@ int qcow2_lookup(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *map)
 		no_table(map, len);
 		return 0;
 	}
-	if (tab->suspect)
+	trusted = qcow2_l2_trust(s, tab, offset, len);
+	if (!trusted)
 		len = min(len, s->cluster_size - qcow2_into_cluster(s, offset));
 	scan(s, tab, offset, len, map);
-	if (tab->suspect && entry_bad(s, map->entry))
+	if (!trusted && entry_bad(s, map->entry))
 		map->type = QCOW2_BROKEN;
 	if (map->type == QCOW2_BROKEN)
 		qcow2_mark_corrupt(s, "L2 entry %#llx for guest offset %#llx",
@@ -505,9 +559,21 @@ int qcow2_lookup(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *map)
 	return 0;
 }
 
+/* Look through what has not been looked through yet, unless that had to wait. */
+static bool trust_now(struct qcow2 *s, struct qcow2_tab *tab, u64 offset, u64 len)
+{
+	bool ok;
+
+	if (pthread_mutex_trylock(&s->lock))
+		return false;
+	ok = s->l2.map[qcow2_l1_index(s, offset)] == tab && qcow2_l2_trust(s, tab, offset, len);
+	pthread_mutex_unlock(&s->lock);
+	return ok;
+}
+
 bool qcow2_lookup_fast(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *map)
 {
-	u64 l1_index = qcow2_l1_index(s, offset), seq;
+	u64 l1_index = qcow2_l1_index(s, offset), seq, want;
 	struct qcow2_tab *tab;
 
 	if (unlikely(l1_index >= s->h.l1_size))
@@ -519,7 +585,9 @@ bool qcow2_lookup_fast(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *m
 		return !(__atomic_load_n(&s->l1[l1_index], __ATOMIC_ACQUIRE) & QCOW2_OFFSET);
 	}
 	seq = __atomic_load_n(&tab->seq, __ATOMIC_ACQUIRE);
-	if (unlikely((seq & 1) || __atomic_load_n(&tab->suspect, __ATOMIC_RELAXED)))
+	want = parts_of(s, offset, len);
+	if (unlikely((seq & 1) || ((want & ~__atomic_load_n(&tab->good, __ATOMIC_ACQUIRE)) &&
+				   !trust_now(s, tab, offset, len))))
 		return false;
 	if (!__atomic_load_n(&tab->referenced, __ATOMIC_RELAXED))
 		set_flag(&tab->referenced, true);
