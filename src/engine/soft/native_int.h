@@ -46,7 +46,7 @@ struct native_insn {
 	u8 size;    /* of the memory operand, bytes; 0: register form */
 	u8 align;   /* mask of address bits that must be 0 */
 	u8 x4;	    /* register number */
-	u16 fop;    /* x87 */
+	u16 fop;    /* x87: all but ModRM, which is in the uop's vreg */
 	u8 reg, rm; /* enum native_operand in this form */
 	bool vex, store, fp, mmx, sse, flags_out;
 	bool host_mmx; /* clobbers the x87 unit, if only by its EMMS */

@@ -203,7 +203,7 @@ static void set_pointers(struct kvm_vcpu *vcpu, const struct uop *u, const struc
 {
 	vcpu->fpu.fip = uop_rip(vcpu, u);
 	vcpu->fpu.fcs = vcpu->ctl.seg[SEG_CS].selector;
-	vcpu->fpu.fop = n->fop;
+	vcpu->fpu.fop = n->fop | u->vreg;
 }
 
 static const struct uop *x87_reg(struct kvm_vcpu *vcpu, const struct uop *u)
@@ -293,7 +293,8 @@ static int x87_build(struct kvm_vcpu *vcpu, const struct insn *insn, struct uop 
 	n->store = u->mem && (x87_store[esc] & 1u << digit);
 	/* FUCOMI, FCOMI and their popping forms */
 	n->flags_out = !u->mem && (esc == 3 || esc == 7) && insn->modrm >= 0xe8;
-	n->fop = (u16)(esc << 8 | insn->modrm);
+	n->fop = (u16)(esc << 8);
+	u->vreg = insn->modrm; /* other forms of an address share n */
 	u->ptr = n;
 	u->fn = u->mem ? x87_mem : x87_reg;
 	return 0;

@@ -227,54 +227,73 @@ static u16 compare(u64 a, u64 b, unsigned int osize)
 	return fl;
 }
 
-static void scas_one(struct kvm_vcpu *vcpu, const struct uop *u)
+static u16 scas_one(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	u64 value = mem_read(vcpu, destination(vcpu, u, ACCESS_READ), element(u));
 
-	vcpu->aflags = compare(vcpu->ctl.gpr[RAX], value, u->osize);
 	advance(vcpu, u, RDI, direction(vcpu, u));
+	return compare(vcpu->ctl.gpr[RAX], value, u->osize);
 }
 
-static void cmps_one(struct kvm_vcpu *vcpu, const struct uop *u)
+static u16 cmps_one(struct kvm_vcpu *vcpu, const struct uop *u)
 {
 	u64 a = mem_read(vcpu, source(vcpu, u), element(u));
 	u64 b = mem_read(vcpu, destination(vcpu, u, ACCESS_READ), element(u));
 
-	vcpu->aflags = compare(a, b, u->osize);
 	advance(vcpu, u, RSI, direction(vcpu, u));
 	advance(vcpu, u, RDI, direction(vcpu, u));
+	return compare(a, b, u->osize);
 }
 
-/* REPE and REPNE of a comparison go on while ZF is as they say; REP of LODS has no condition. */
-static bool goes_on(const struct kvm_vcpu *vcpu, const struct uop *u, bool compares)
+static const struct uop *lods(UOP_ARGS)
 {
-	return !compares || !(vcpu->aflags & AF_ZF) == (u->rep == REP_F2);
+	vcpu->uop = u;
+	if (!u->rep) {
+		lods_one(vcpu, u);
+		return u + 1;
+	}
+	while (counter(vcpu, u)) {
+		lods_one(vcpu, u);
+		advance(vcpu, u, RCX, -1);
+		io_commit(vcpu);
+		if (counter(vcpu, u) && interrupted(vcpu))
+			return leave_unfinished(vcpu, u);
+	}
+	return u + 1;
 }
 
-#define SINGLE(NAME, COMPARES)                                                                     \
+const struct operation oper_lods = {.name = "lods", .any = lods};
+
+/* REPE and REPNE go on while ZF is as they say. A fault under way finds the flags as they were
+ * before the instruction: SDM vol. 2, REP. */
+#define COMPARISON(NAME)                                                                           \
 	static const struct uop *NAME(UOP_ARGS)                                                    \
 	{                                                                                          \
+		u16 fl = vcpu->aflags;                                                             \
+                                                                                                   \
 		vcpu->uop = u;                                                                     \
 		if (!u->rep) {                                                                     \
-			NAME##_one(vcpu, u);                                                       \
+			vcpu->aflags = NAME##_one(vcpu, u);                                        \
 			return u + 1;                                                              \
 		}                                                                                  \
 		while (counter(vcpu, u)) {                                                         \
-			NAME##_one(vcpu, u);                                                       \
+			fl = NAME##_one(vcpu, u);                                                  \
 			advance(vcpu, u, RCX, -1);                                                 \
 			io_commit(vcpu);                                                           \
-			if (!goes_on(vcpu, u, COMPARES))                                           \
+			if (!(fl & AF_ZF) != (u->rep == REP_F2))                                   \
 				break;                                                             \
-			if (counter(vcpu, u) && interrupted(vcpu))                                 \
+			if (counter(vcpu, u) && interrupted(vcpu)) {                               \
+				vcpu->aflags = fl;                                                 \
 				return leave_unfinished(vcpu, u);                                  \
+			}                                                                          \
 		}                                                                                  \
+		vcpu->aflags = fl;                                                                 \
 		return u + 1;                                                                      \
 	}                                                                                          \
 	const struct operation oper_##NAME = {.name = #NAME, .any = NAME};
 
-SINGLE(lods, false)
-SINGLE(scas, true)
-SINGLE(cmps, true)
+COMPARISON(scas)
+COMPARISON(cmps)
 
 /* ---- INS, OUTS ---- */
 

@@ -195,20 +195,22 @@ static bool int1_reported_early(const struct diff_case *c, const struct diff_sta
 /* PUSHA or a far CALL that faults in its middle: what it has written. */
 static bool partial_push(const struct diff_case *c, const struct diff_state *h)
 {
-	u8 buf[32], op = *code_at(c, h, buf);
+	u8 buf[32];
+	const u8 *p = code_at(c, h, buf);
+	bool far_call = p[0] == 0x9a || (p[0] == 0xff && (p[1] & 0x38) == 0x18);
 
-	return c->start.code32 && h->vector == 14 && (op == 0x60 || op == 0x9a);
+	return c->start.code32 && h->vector == 14 && (p[0] == 0x60 || far_call);
 }
 
-/* RETF that drops bytes: AMD's processors look at the outer stack, whose place the bytes misalign,
- * before they look at the selector. */
+/* RETF with another RPL: AMD's processors read the outer stack (which bytes to drop may misalign,
+ * or which may not be there) before they look at the selector. */
 static bool far_order(const struct diff_case *c, const struct diff_state *h,
 		      const struct diff_state *s)
 {
-	u8 buf[32];
+	u8 buf[32], op = *code_at(c, s, buf);
 
-	return h->rip == s->rip && h->vector == 17 && s->vector == 13 &&
-	       *code_at(c, s, buf) == 0xca;
+	return h->rip == s->rip && (h->vector == 17 || h->vector == 14) && s->vector == 13 &&
+	       (op == 0xca || op == 0xcb);
 }
 
 /* XRSTOR whose header is bad, and whose rest is not there: which is looked at first. */

@@ -473,6 +473,8 @@ static void gen_vex(struct emitter *e)
 		put(e, (u8)(w << 7 | (~vvvv & 15) << 3 | l << 2 | pp));
 	}
 	put(e, op);
+	if (map == 1 && op == 0x77)
+		return; /* VZEROUPPER: bytes behind it would be instructions */
 	modrm_put(e, &m);
 	if (vex_has_imm(map, op))
 		put(e, (u8)rnd(r));
