@@ -27,8 +27,12 @@ void code_check_offset(struct kvm_vcpu *vcpu, const struct segment *cs, u64 offs
 void code_commit(struct kvm_vcpu *vcpu, const struct segment *cs, u8 cpl)
 {
 	struct segment *s = &vcpu->ctl.seg[SEG_CS];
+	bool was_64bit = is_64bit(vcpu);
 
 	*s = *cs;
+	/* The manuals leave open what becomes of the upper half; AMD's processors clear it. */
+	if (was_64bit && !is_64bit(vcpu))
+		vcpu->ctl.gpr[RSP] = (u32)vcpu->ctl.gpr[RSP];
 	if (is_protected(vcpu) && !is_v86(vcpu))
 		s->selector = (s->selector & ~3u) | cpl;
 	vcpu->ctl.cpl = cpl;
@@ -237,6 +241,17 @@ u64 far_jump(struct kvm_vcpu *vcpu, u16 selector, u64 offset, u64 next)
 	return offset;
 }
 
+/* The stack of a call to cs: as wide as that code's, on AMD's processors, the only ones to say so
+ * (APM vol. 3, CALL far: CS is read before the pushes). */
+static void stack_of_target(struct kvm_vcpu *vcpu, struct stack *st, const struct segment *cs)
+{
+	stack_current(vcpu, st);
+	if (st->long_mode && !cs->l) {
+		st->mask = st->ss.db ? 0xffffffff : 0xffff;
+		st->sp &= st->mask;
+	}
+}
+
 u64 far_call(struct kvm_vcpu *vcpu, u16 selector, u64 offset, unsigned int size, u64 next)
 {
 	u64 value[2] = {vcpu->ctl.seg[SEG_CS].selector, next};
@@ -255,7 +270,7 @@ u64 far_call(struct kvm_vcpu *vcpu, u16 selector, u64 offset, unsigned int size,
 		direct_code(vcpu, selector, &d, &cs);
 	}
 	code_check_offset(vcpu, &cs, offset);
-	stack_current(vcpu, &st);
+	stack_of_target(vcpu, &st, &cs);
 	stack_push_frame(vcpu, &st, value, 2, size);
 	stack_commit(vcpu, &st);
 	code_commit(vcpu, &cs, vcpu->ctl.cpl);

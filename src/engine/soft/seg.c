@@ -446,7 +446,7 @@ void stack_push_frame(struct kvm_vcpu *vcpu, struct stack *st, const u64 *value,
 	u64 low = (st->sp - len) & st->mask;
 	u8 frame[64 * 8];
 
-	if (st->sp < len && !st->long_mode) {
+	if (st->sp < len && st->mask != ~0ULL) {
 		push_wrapping(vcpu, st, value, n, size);
 	} else {
 		probe_first(vcpu, st, low + len - size, size);

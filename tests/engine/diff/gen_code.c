@@ -659,16 +659,20 @@ static void put_far_pointer(struct emitter *e, u32 offset, u16 sel)
 	put_le(e, sel, 2);
 }
 
-/* JMP and CALL through memory, to what follows. How wide the stack pointer is on the way into
- * 32-bit code the manuals leave open: so it is where that makes no difference. */
+/* JMP and CALL through memory, to what follows; at times with RSP beyond what 32-bit code sees of
+ * it. */
 static void gen_far_indirect(struct emitter *e)
 {
 	u32 after;
 
 	e->ends = true;
-	if (!e->code32) {
+	if (!e->code32 && !one_in(e->r, 4)) {
 		put(e, 0xbc); /* mov esp, ... */
 		put_le(e, DATA_BASE + 0x800, 4);
+		for (unsigned int n = below(e->r, 3); n--;) {
+			put_le(e, 0xec8148, 3); /* sub rsp, -2 GiB */
+			put_le(e, 0x80000000, 4);
+		}
 	}
 	after = e->base + e->len + 11 + 10 + 7;
 	put_far_pointer(e, after, selector(e));
