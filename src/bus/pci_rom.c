@@ -20,6 +20,10 @@
 #define POINTER_AT    0x18 /* to the data structure */
 #define CHECKSUM_FREE 6	   /* a byte of the header that nothing reads */
 #define DATA_LEN      0x18
+#define IMAGE_LEN_AT  0x10 /* in the data structure; in units of 512 bytes */
+#define CODE_TYPE_AT  0x14
+#define LAST_AT	      0x15
+#define CODE_PC	      0
 
 static u64 rom_read(void *ctx, u64 offset, unsigned int size)
 {
@@ -65,24 +69,42 @@ void pci_release_rom(struct pci_device *dev)
 	dev->rom.data = NULL;
 }
 
-/* The sum of the first image's bytes is 0, modulo 256. */
-static void change_byte(u8 *rom, u32 at, u8 value)
+/* The bytes of an image with code for a PC have the sum 0, modulo 256. */
+static void change_byte(u8 *image, u32 at, u8 value, bool pc)
 {
-	rom[CHECKSUM_FREE] = (u8)(rom[CHECKSUM_FREE] + rom[at] - value);
-	rom[at] = value;
+	if (pc)
+		image[CHECKSUM_FREE] = (u8)(image[CHECKSUM_FREE] + image[at] - value);
+	image[at] = value;
+}
+
+/* One image; where the next one begins, 0: there is none. */
+static u32 relabel_image(const struct pci_device *dev, u32 start)
+{
+	u8 *image = dev->rom.data + start;
+	const u8 *id = dev->config + PCI_VENDOR_ID;
+	u32 left = dev->rom.size - start, at, len;
+
+	if (left < HEADER_LEN || image[0] != 0x55 || image[1] != 0xaa)
+		return 0;
+	at = load_le16(image + POINTER_AT);
+	if (!range_fits(at, DATA_LEN, left) || memcmp(image + at, "PCIR", 4))
+		return 0;
+	if (!memcmp(image + at + 4, id, 2)) {
+		bool pc = image[at + CODE_TYPE_AT] == CODE_PC;
+
+		change_byte(image, at + 6, id[2], pc);
+		change_byte(image, at + 7, id[3], pc);
+	}
+	len = load_le16(image + at + IMAGE_LEN_AT) * 512u;
+	return image[at + LAST_AT] & 0x80 || len >= left ? 0 : len;
 }
 
 static void relabel(struct pci_device *dev)
 {
-	u8 *rom = dev->rom.data;
-	const u8 *id = dev->config + PCI_VENDOR_ID;
-	u32 at = load_le16(rom + POINTER_AT);
+	u32 start = 0, len;
 
-	if (!range_fits(at, DATA_LEN, dev->rom.size) || memcmp(rom + at, "PCIR", 4) ||
-	    memcmp(rom + at + 4, id, 2))
-		return;
-	change_byte(rom, at + 6, id[2]);
-	change_byte(rom, at + 7, id[3]);
+	while ((len = relabel_image(dev, start)))
+		start += len;
 }
 
 int pci_set_rom(struct pci_device *dev, const void *data, size_t size, struct err *err)

@@ -159,8 +159,8 @@ static int doctor_main(int argc, char **argv)
 	show_file("tap", "/dev/net/tun", R_OK | W_OK, "no tap networking");
 	show_file("vhost", "/dev/vhost-net", R_OK | W_OK, "no vhost=on; modprobe vhost_net");
 	show_bridge();
-	show_file("boot ROMs", "/usr/lib/ipxe/qemu/pxe-virtio.rom", R_OK,
-		  "no rom=pxe; package ipxe-qemu has it");
+	show_file("boot ROMs", "/usr/lib/ipxe/qemu/efi-virtio.rom", R_OK,
+		  "no network boot; package ipxe-qemu has it");
 	show_file("SeaBIOS", "/usr/share/seabios/bios-256k.bin", R_OK, "package seabios has it");
 	show_file("OVMF", "/usr/share/ovmf/OVMF.fd", R_OK, "package ovmf has it");
 	return chosen ? 0 : 1;

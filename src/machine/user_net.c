@@ -30,34 +30,53 @@ static void release_link(void *object)
 }
 
 #define ROM_MAX	    (16 * MiB)
-#define ROM_PACKAGE "/usr/lib/ipxe/qemu/pxe-%.*s.rom"
+#define ROM_PACKAGE "/usr/lib/ipxe/qemu/%s-%.*s.rom"
 
-/* rom=: only firmware runs it. */
+/* iPXE's ROM for the model (package ipxe-qemu): with code for UEFI, too, where there is one. */
+static void package_rom(char path[64], const char *model)
+{
+	static const char *const kinds[] = {"efi", "pxe"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		/* rtl8139-plain is an rtl8139, too. */
+		snprintf(path, 64, ROM_PACKAGE, kinds[i], (int)strcspn(model, "-"), model);
+		if (!access(path, R_OK))
+			return;
+	}
+}
+
+static int load_rom(struct device *dev, const char *path, struct err *err)
+{
+	void *data;
+	size_t len;
+	int rc = file_read_all(path, ROM_MAX, &data, &len, err);
+
+	if (rc)
+		return rc;
+	rc = pci_set_rom(container_of(dev, struct pci_device, dev), data, len, err);
+	free(data);
+	return rc;
+}
+
+/* rom=: only firmware runs it, and with firmware a card has the package's, where that is there. */
 static int add_rom(struct machine *m, struct device *dev, const struct net_card *card,
 		   struct err *err)
 {
-	const char *model = card->model ? card->model : "virtio";
-	char pxe[64];
-	void *data;
-	size_t len;
+	const char *rom = card->rom ? card->rom : "";
+	char package[64];
 	int rc;
 
-	if (!card->rom || !strcmp(card->rom, "none"))
+	if (!strcmp(rom, "off") || !strcmp(rom, "none"))
+		return 0;
+	package_rom(package, card->model ? card->model : "virtio");
+	if (!card->rom && (!m->config.firmware || access(package, R_OK)))
 		return 0;
 	if (m->board != BOARD_PC)
-		return err_set(err, EINVAL, "rom=: this machine has no PCI");
-	/* rtl8139-plain is an rtl8139, too. */
-	snprintf(pxe, sizeof(pxe), ROM_PACKAGE, (int)strcspn(model, "-"), model);
-	rc = file_read_all(strcmp(card->rom, "pxe") ? card->rom : pxe, ROM_MAX, &data, &len, err);
-	if (rc) {
-		err_prefix(err, "rom=%s%s", card->rom,
-			   strcmp(card->rom, "pxe") ? "" : " (package ipxe-qemu has it)");
-		return rc;
-	}
-	rc = pci_set_rom(container_of(dev, struct pci_device, dev), data, len, err);
+		return card->rom ? err_set(err, EINVAL, "rom=: this machine has no PCI") : 0;
+	rc = load_rom(dev, card->rom && strcmp(rom, "pxe") ? rom : package, err);
 	if (rc)
-		err_prefix(err, "rom=%s", card->rom);
-	free(data);
+		err_prefix(err, "rom=%s%s", rom,
+			   strcmp(rom, "pxe") ? "" : " (package ipxe-qemu has it)");
 	return rc;
 }
 

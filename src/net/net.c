@@ -320,9 +320,9 @@ const struct opt net_card_table[] = {
 	{.name = "rom",
 	 .type = OPT_STRING,
 	 .offset = offsetof(struct net_card, rom),
-	 .arg = "FILE",
-	 .help = "boot ROM for firmware to run; pxe takes iPXE's for this card (package "
-		 "ipxe-qemu)"},
+	 .arg = "FILE|pxe|off",
+	 .help = "boot ROM for firmware to run; pxe, the default with firmware, is iPXE's for this "
+		 "card (package ipxe-qemu)"},
 	{.name = "mtu",
 	 .type = OPT_U64,
 	 .offset = offsetof(struct net_card, mtu),

@@ -122,7 +122,8 @@ struct net_card {
 	u64 pairs;	   /* queue pairs wanted; 1 */
 	bool transitional; /* virtio: the registers from before 1.0, too */
 	struct net_limits limits;
-	char *rom;  /* boot ROM: a file, or "pxe" for the package's one; NULL: none */
+	char *rom;  /* boot ROM: a file, "pxe" for the package's one, "off"; NULL: with firmware,
+		     * the package's where there is one */
 	char *dump; /* file for a capture of this link, or NULL */
 };
 

@@ -375,6 +375,7 @@ static void make_rom(u8 *rom, u32 size)
 	memcpy(rom, "\x55\xaa\x01\xeb\x00\x90\x00", 7);
 	memcpy(rom + 0x18, "\x40\x00", 2);
 	memcpy(rom + 0x40, "PCIR\x34\x12\x99\x99", 8);
+	memset(rom + 0x48, 0, 16);
 	for (u32 i = 0; i < 512; i++)
 		sum += rom[i];
 	rom[511] -= sum;
@@ -451,6 +452,37 @@ static void expansion_rom_damaged(void **state)
 	config_set(f, 8, 4, 2, 2);
 	bus_mmio(f->bus, 0xd4000044, false, 4, &v);
 	assert_int_equal(v, 0x99991234);
+}
+
+/* Code for a PC and for UEFI in one ROM: both are relabelled; only the first one has a sum. */
+static void expansion_rom_images(void **state)
+{
+	struct fixture *f = *state;
+	struct card *c = new_card(f, "card0");
+	u8 rom[1024], byte, sum = 0;
+	struct err err;
+	u32 v = 0;
+
+	make_rom(rom, 512);
+	rom[0x50] = 1; /* 512 bytes */
+	rom[511]--;
+	memcpy(rom + 512, rom, 512);
+	rom[512 + 0x54] = 3;
+	assert_int_equal(pci_set_rom(&c->pci, rom, sizeof(rom), &err), 0);
+	config_set(f, 8, 0x30, 4, 0xd4000001);
+	config_set(f, 8, 4, 2, 2);
+	for (u32 at = 0x44; at < sizeof(rom); at += 512) {
+		bus_mmio(f->bus, 0xd4000000 + at, false, 4, &v);
+		assert_int_equal(v, 0x56781234);
+	}
+	for (u32 i = 0; i < 512; i++) {
+		bus_mmio(f->bus, 0xd4000000 + i, false, 1, &byte);
+		sum += byte;
+		bus_mmio(f->bus, 0xd4000200 + i, false, 1, &byte);
+		if (i != 0x46 && i != 0x47)
+			assert_int_equal(byte, rom[512 + i]);
+	}
+	assert_int_equal(sum, 0);
 }
 
 static void msix_masks(void **state)
@@ -674,6 +706,7 @@ int main(void)
 		T(pci_config_space),
 		T(pci_bars_move),
 		T(expansion_rom),
+		T(expansion_rom_images),
 		T(expansion_rom_damaged),
 		T(msix_masks),
 		T(intx_joins),
