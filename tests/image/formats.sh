@@ -10,30 +10,9 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/bothy-formats-XXXXXX") || exit 1
 cd "$dir" || exit 1
 server=
 trap '[ -z "$server" ] || kill $server 2>/dev/null; cd /; rm -rf "$dir"' EXIT
-failed=0
-ok() {
-	label=$1
-	shift
-	if ! timeout 60 "$@" >out 2>&1; then
-		echo "FAILED: $label: $*"
-		cat out
-		failed=1
-	fi
-}
-no() {
-	want=$1 label=$2
-	shift 2
-	timeout 60 "$@" >out 2>&1
-	got=$?
-	if [ $got -ne "$want" ]; then
-		echo "FAILED: $label: status $got, not $want: $*"
-		cat out
-		failed=1
-	fi
-}
-has() { grep -q -- "$1" out || { echo "FAILED: no '$1' in:"; cat out; failed=1; }; }
-hasnt() { grep -q -- "$1" out && { echo "FAILED: '$1' in:"; cat out; failed=1; }; }
-same() { cmp -s "$1" "$2" || { echo "FAILED: $3"; failed=1; }; }
+within="timeout 60"
+# shellcheck source=tests/image/words.sh
+. "${BOTHY_SRC:?}/tests/image/words.sh"
 # field FILE OFFSET BYTES: a big-endian number; poke FILE OFFSET HEX
 field() { python3 -c 'import sys; f = open(sys.argv[1], "rb"); f.seek(int(sys.argv[2])); print(int.from_bytes(f.read(int(sys.argv[3])), "big"))' "$@"; }
 poke() { python3 -c 'import sys; f = open(sys.argv[1], "r+b"); f.seek(int(sys.argv[2])); f.write(bytes.fromhex(sys.argv[3]))' "$@"; }

@@ -13,30 +13,9 @@ fi
 dir=$(mktemp -d "${BOTHY_BUILD:-.}/luks-test-XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
-failed=0
+# shellcheck source=tests/image/words.sh
+. "${BOTHY_SRC:?}/tests/image/words.sh"
 
-# ok LABEL COMMAND...: must succeed.  no STATUS LABEL COMMAND...: must exit with STATUS.
-ok() {
-	label=$1
-	shift
-	if ! "$@" >out 2>&1; then
-		echo "FAILED: $label: $*"
-		cat out
-		failed=1
-	fi
-}
-no() {
-	want=$1 label=$2
-	shift 2
-	"$@" >out 2>&1
-	got=$?
-	if [ $got -ne "$want" ]; then
-		echo "FAILED: $label: status $got, not $want: $*"
-		cat out
-		failed=1
-	fi
-}
-has() { grep -q -- "$1" out || { echo "FAILED: no '$1' in:"; cat out; failed=1; }; }
 cs() { command -v cryptsetup >/dev/null; }
 
 printf 'a long passphrase' >key

@@ -10,30 +10,14 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/bothy-rbd-XXXXXX") || exit 1
 cd "$dir" || exit 1
 pids=
 trap 'for p in $pids; do kill -9 $p 2>/dev/null; done; cd /; rm -rf "$dir"' EXIT
-failed=0
+within="timeout 60"
+# shellcheck source=tests/image/words.sh
+. "${BOTHY_SRC:?}/tests/image/words.sh"
 
 skip() {
 	echo "SKIP: no Ceph cluster here: $1: $(tail -n 1 out 2>/dev/null)"
 	exit 77
 }
-ok() {
-	label=$1
-	shift
-	if ! timeout 60 "$@" >out 2>&1; then
-		echo "FAILED: $label: $*"
-		cat out
-		failed=1
-	fi
-}
-no() {
-	label=$1
-	shift
-	if timeout 60 "$@" >out 2>&1; then
-		echo "FAILED: $label succeeded: $*"
-		failed=1
-	fi
-}
-has() { grep -q -- "$1" out || { echo "FAILED: no '$1' in:"; cat out; failed=1; }; }
 
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 fsid=6c1e0e46-3a4f-4f6a-9a51-9f8a4f0f1c01 osd=6c1e0e46-3a4f-4f6a-9a51-9f8a4f0f1c02
@@ -110,7 +94,7 @@ if command -v qemu-io >/dev/null; then
 		-c "read -P 0 2M 1M" -c "read -P 0 3M 64k" -c "read -P 6 20M 4k" "$uri"
 fi
 # The lock: nobody else writes, until the owner is gone.
-no "second writer" "$bothy" img bench -w -f raw -c 1 rbd:disks/one
+no 1 "second writer" "$bothy" img bench -w -f raw -c 1 rbd:disks/one
 has "in use"
 ok "reader" "$bothy" img bench -f raw -c 1 rbd:disks/one
 ok "without the lock" "$bothy" img info --share -f raw rbd:disks/one
@@ -119,7 +103,7 @@ wait $server 2>/dev/null
 ok "after it" "$bothy" img bench -w -f raw -c 1 rbd:disks/one
 ok "advisory lock" "$bothy" img bench -w -f raw -c 10 rbd:disks/plain
 rbd lock add disks/plain somebody >/dev/null 2>&1
-no "locked by somebody" "$bothy" img bench -w -f raw -c 1 rbd:disks/plain
+no 1 "locked by somebody" "$bothy" img bench -w -f raw -c 1 rbd:disks/plain
 has "in use"
 # A format on top, which grows what it stands on.
 rbd create --size 1 disks/grow
@@ -130,7 +114,7 @@ ok "check qcow2" "$bothy" img check -f qcow2 rbd:disks/image
 ok "resize" "$bothy" img resize -q -f raw rbd:disks/two 24M
 ok "resized" "$bothy" img info -f raw rbd:disks/two
 has "virtual size: 24 MiB"
-no "shrink" "$bothy" img resize -q -f raw rbd:disks/two 8M
+no 1 "shrink" "$bothy" img resize -q -f raw rbd:disks/two 8M
 ok "shrink when told" "$bothy" img resize -q -f raw --shrink rbd:disks/two 8M
 # Snapshots are read-only.
 rbd snap create --no-progress disks/one@before
@@ -138,12 +122,12 @@ ok "change" "$bothy" img bench -w -f raw -c 100 rbd:disks/one
 ok "snapshot" "$bothy" img convert -f raw -O raw rbd:disks/one@before before.raw
 ok "export it" rbd export --no-progress disks/one@before theirs.raw
 ok "same snapshot" cmp before.raw theirs.raw
-no "write to it" "$bothy" img bench -w -f raw -c 1 rbd:disks/one@before
+no 1 "write to it" "$bothy" img bench -w -f raw -c 1 rbd:disks/one@before
 # Addresses that are none, and what is not there.
 for bad in rbd: rbd:disks rbd:disks/ rbd:/one rbd:disks/one:x=y rbd:disks/one:conf=; do
-	no "address $bad" "$bothy" img info -f raw "$bad"
+	no 1 "address $bad" "$bothy" img info -f raw "$bad"
 done
-no "no pool" "$bothy" img info -f raw rbd:nope/one
-no "no image" "$bothy" img info -f raw rbd:disks/nope
-no "no configuration" "$bothy" img info -f raw rbd:disks/one:conf=/nowhere
+no 1 "no pool" "$bothy" img info -f raw rbd:nope/one
+no 1 "no image" "$bothy" img info -f raw rbd:disks/nope
+no 1 "no configuration" "$bothy" img info -f raw rbd:disks/one:conf=/nowhere
 exit $failed
