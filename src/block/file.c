@@ -25,12 +25,16 @@
 #include "base/iov.h"
 #include "block/block_int.h"
 #include "block/file_int.h"
+#include "os/clock.h"
 #include "os/file.h"
 #include "os/uring.h"
 
-#define MAX_TRANSFER (1u << 30)
-#define BOUNCE_MAX   (1u << 20)
-#define ZERO_CHUNK   (64 * 1024)
+#define MAX_TRANSFER  (1u << 30)
+#define BOUNCE_MAX    (1u << 20)
+#define ZERO_CHUNK    (64 * 1024)
+#define WRITE_NOW_MAX (64 * 1024)
+#define SLOW_NS	      1000000ull   /* a write that slept */
+#define SLOW_PAUSE_NS 100000000ull /* how long the next ones are not done at once */
 
 struct file {
 	struct block block;
@@ -42,7 +46,8 @@ struct file {
 	pthread_mutex_t flush_lock; /* over what follows */
 	bool flushing;
 	struct list flush_waiters, flush_batch;
-	u64 syncs; /* begun, whoever asked */
+	u64 syncs;	   /* begun, whoever asked */
+	u64 slow_until_ns; /* atomic: see write_now() */
 };
 
 static struct file *file_of(struct block *b)
@@ -251,6 +256,26 @@ u64 block_file_syncs(struct block *b)
 	return __atomic_load_n(&file_of(b)->syncs, __ATOMIC_RELAXED);
 }
 
+/*
+ * A small write into the page cache is a copy, which costs less here than a kernel worker and the
+ * hand-overs to and from it: io_uring has one for every buffered write that the file system cannot
+ * promise to do without sleeping (ext4). Once one did sleep, the next ones have their worker for
+ * a while.
+ */
+static bool write_now(struct file *f, struct block_req *req)
+{
+	u64 begin = clock_now_ns(), end;
+	ssize_t n;
+
+	if (begin < __atomic_load_n(&f->slow_until_ns, __ATOMIC_RELAXED))
+		return false;
+	n = pwritev(f->fd, req->iov, req->niov, (off_t)req->pos);
+	end = clock_now_ns();
+	if (unlikely(end - begin > SLOW_NS))
+		__atomic_store_n(&f->slow_until_ns, end + SLOW_PAUSE_NS, __ATOMIC_RELAXED);
+	return n >= 0 && (u64)n == req->len;
+}
+
 static void file_submit(struct block *b, struct block_queue *q, struct block_req *req)
 {
 	struct file *f = file_of(b);
@@ -268,6 +293,11 @@ static void file_submit(struct block *b, struct block_queue *q, struct block_req
 		io.op = URING_WRITEV;
 		if ((req->effective & BLOCK_FUA) && !f->unsafe)
 			io.rw_flags = RWF_DSYNC;
+		else if (!f->direct && req->len <= WRITE_NOW_MAX && req->niov <= IOV_MAX &&
+			 write_now(f, req)) {
+			block_finish(q, req, 0);
+			return;
+		}
 		break;
 	case BLOCK_FLUSH:
 		if (f->unsafe) {

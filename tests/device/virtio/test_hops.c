@@ -62,6 +62,15 @@ int __wrap_uring_queue(struct uring *r, const struct uring_io *io)
 	return __real_uring_queue(r, io);
 }
 
+/* A write into the page cache may be done at once. */
+ssize_t __real_pwritev64(int fd, const struct iovec *iov, int niov, off_t offset);
+ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int niov, off_t offset);
+ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int niov, off_t offset)
+{
+	__atomic_store_n(&seen.durable, 0, __ATOMIC_RELEASE);
+	return __real_pwritev64(fd, iov, niov, offset);
+}
+
 int __real_uring_new(struct uring **out, unsigned int entries);
 int __wrap_uring_new(struct uring **out, unsigned int entries);
 int __wrap_uring_new(struct uring **out, unsigned int entries)
