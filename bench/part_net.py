@@ -1,9 +1,11 @@
 """Network: iperf3 between a stock Debian kernel and the host, beside QEMU's TCG.
 
-virtio-net, e1000 and RTL8139 (8139cp) over user NAT, a tap device and a stream socket; the same
-kernel, initramfs and back end for both, one after the other in one run, the better of two. A ratio
-above 1 means that bothy is faster. CPU is user and system time of the whole monitor, guest code
-included, for a megabyte or a thousand packets; it suffers less from other work on the machine.
+virtio-net, e1000 and RTL8139 (8139cp) over user NAT, a tap device, a stream and a datagram socket;
+the same kernel, initramfs and back end for both, one after the other in one run, the better of two.
+Two ratios stand in each line: of the rates, where above 1 means that bothy is faster, and of the CPU
+time (user and system, of the whole monitor, guest code included) for a byte or a packet, where less
+than 1 means that bothy is cheaper. The latter suffers less from other work on the machine. (Guest and
+peer are on the same processors as the rest, so that the rate is that of the slowest of the three.)
 
 Exits a packet are counted in a run of their own over user NAT: the accesses to the card's registers
 that trap, divided by the packets that the guest's driver counts, acknowledgements included. bothy
@@ -16,7 +18,7 @@ CARDS = {"virtio_net": "virtio", "e1000": "e1000", "8139cp": "rtl8139"}
 QEMU_CARDS = {"virtio": "virtio-net-pci", "e1000": "e1000", "rtl8139": "rtl8139"}
 CASES = {"tcp-up": "TCP from the guest", "tcp-down": "TCP to the guest",
          "udp-up": "64 bytes from the guest", "udp-down": "64 bytes to the guest"}
-BACKENDS = ("user", "tap", "stream")
+BACKENDS = ("user", "tap", "stream", "dgram")
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -50,10 +52,12 @@ class Place:
     def start_peers(self):
         """One for each card, anew for each monitor."""
         self.stop_peers()
-        if self.backend == "stream":
+        if self.backend in ("stream", "dgram"):
             program = self.bench.program("peer", "peer.c")
             for n in (1, 2, 3):
-                self.peers.append(subprocess.Popen([*self.enter, program, f"{self.dir}/s{n}", f"t{n}"]))
+                other = [f"{self.dir}/v{n}"] if self.backend == "dgram" else []
+                self.peers.append(subprocess.Popen(
+                    [*self.enter, program, f"{self.dir}/s{n}", f"t{n}", *other]))
             while not all(os.path.exists(f"{self.dir}/s{n}") for n in (1, 2, 3)):
                 time.sleep(0.01)
 
@@ -74,13 +78,16 @@ class Place:
 
     def bothy(self, model, n):
         where = {"user": f"user,net=10.0.{n}.0/24,host-loopback=on", "tap": f"tap,ifname=t{n}",
-                 "stream": f"stream,path={self.dir}/s{n}"}[self.backend]
+                 "stream": f"stream,path={self.dir}/s{n}",
+                 "dgram": f"dgram,local.path={self.dir}/v{n},remote.path={self.dir}/s{n}"}[self.backend]
         return ["--net", f"{where},model={model}"]
 
     def qemu(self, model, n):
         where = {"user": f"user,net=10.0.{n}.0/24",
                  "tap": f"tap,ifname=t{n},script=no,downscript=no,vhost=off",
-                 "stream": f"stream,server=off,addr.type=unix,addr.path={self.dir}/s{n}"}[self.backend]
+                 "stream": f"stream,server=off,addr.type=unix,addr.path={self.dir}/s{n}",
+                 "dgram": f"dgram,local.type=unix,local.path={self.dir}/v{n},remote.type=unix,"
+                          f"remote.path={self.dir}/s{n}"}[self.backend]
         return ["-netdev", f"{where},id=n{n}", "-device", f"{QEMU_CARDS[model]},netdev=n{n},romfile="]
 
 

@@ -1,8 +1,9 @@
 /*
- * The other end of a stream back end for part_net.py: frames between a UNIX socket (each behind its
- * length, as QEMU's -netdev stream) and a tap device that is there already.
+ * The other end of a socket back end for part_net.py: frames between a UNIX socket and a tap device
+ * that is there already. A stream has each frame behind its length, as QEMU's -netdev stream.
  *
- * usage: peer SOCKET TAP       it listens, serves one connection and ends with it
+ * usage: peer SOCKET TAP            a stream: it listens, serves one connection and ends with it
+ *        peer SOCKET TAP REMOTE     datagrams: to REMOTE, which may come and go
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -95,14 +96,46 @@ static int socket_to_tap(int sock, int tap)
 	return 0;
 }
 
+/* Frames that the other side has no room for wait in the tap device, for a while. */
+static int datagrams(int tap, const char *local, const char *remote)
+{
+	struct sockaddr_un from = {.sun_family = AF_UNIX}, to = {.sun_family = AF_UNIX};
+	int sock = socket(AF_UNIX, SOCK_DGRAM, 0);
+
+	snprintf(from.sun_path, sizeof(from.sun_path), "%s", local);
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", remote);
+	if (sock < 0 || bind(sock, (struct sockaddr *)&from, sizeof(from)))
+		return 1;
+	for (;;) {
+		struct pollfd p[2] = {{.fd = tap, .events = POLLIN},
+				      {.fd = sock, .events = POLLIN}};
+		ssize_t n;
+
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			return 1;
+		for (int i = 0; i < 64 && (n = read(tap, to_vm, FRAME_MAX)) > 0; i++)
+			sendto(sock, to_vm, (size_t)n, 0, (struct sockaddr *)&to, sizeof(to));
+		for (int i = 0; i < 64; i++) {
+			n = recv(sock, from_vm, FRAME_MAX, MSG_DONTWAIT);
+			if (n <= 0)
+				break;
+			if (write(tap, from_vm, (size_t)n) < 0 && errno != EAGAIN && errno != EIO)
+				return 1;
+		}
+	}
+}
+
 int main(int argc, char **argv)
 {
-	int tap = argc == 3 ? open_tap(argv[2]) : -1, sock;
+	int tap = argc == 3 || argc == 4 ? open_tap(argv[2]) : -1, sock;
 
 	if (tap < 0) {
-		fprintf(stderr, "usage: peer SOCKET TAP (and the tap device must be there)\n");
+		fprintf(stderr,
+			"usage: peer SOCKET TAP [REMOTE] (and the tap device must be there)\n");
 		return 2;
 	}
+	if (argc == 4)
+		return datagrams(tap, argv[1], argv[3]);
 	sock = listen_once(argv[1]);
 	if (sock < 0)
 		return 1;

@@ -5,8 +5,9 @@
  * 1. INTA# is asserted while ICR & IMS is not 0, but does not rise within ITR of its last rise.
  * 2. Registers are 32 bits; a narrower write does nothing, as on the chip (SDM 13.2).
  * 3. mac[] holds what reads back; what is worked out at a read is in e1000_read().
- * 4. The coalesced parts of BAR 0 (throttling, receive tail, filter tables) hold only registers
- * whose effect can wait for the next trapped access.
+ * 4. The coalesced parts of BAR 0 (throttling, mask clear, receive tail, filter tables) hold only
+ * registers whose effect can wait for the next trapped access. A mask that comes late, as any
+ * posted write may, costs an interrupt; one lifted late would cost a guest's life.
  */
 #include <errno.h>
 #include <string.h>
@@ -352,8 +353,8 @@ static void add_windows(struct e1000 *e)
 		enum bus_class class;
 	} part[E1000_WINDOWS] = {
 		{0, BUS_TRAP},		{E_ITR, BUS_COALESCED}, {E_ITR + 4, BUS_TRAP},
-		{E_RDT, BUS_COALESCED}, {E_RDT + 4, BUS_TRAP},	{E_MTA, BUS_COALESCED},
-		{E_WUC, BUS_TRAP},
+		{E_IMC, BUS_COALESCED}, {E_IMC + 4, BUS_TRAP},	{E_RDT, BUS_COALESCED},
+		{E_RDT + 4, BUS_TRAP},	{E_MTA, BUS_COALESCED}, {E_WUC, BUS_TRAP},
 	};
 
 	for (size_t i = 0; i < E1000_WINDOWS; i++) {

@@ -10,7 +10,7 @@
 #define E1000_IO_SIZE  64
 #define E1000_MAC_REGS (0x6000 / 4) /* that have storage */
 #define E1000_PHY_REGS 32
-#define E1000_WINDOWS  7
+#define E1000_WINDOWS  9
 #define E1000_DESC     16
 
 enum { /* registers (SDM 13.3) */

@@ -2,7 +2,7 @@
  * Registers, interrupts, life. Sending and receiving: rtl8139_tx.c, rtl8139_rx.c.
  *
  * Invariants:
- * 1. INTA# is asserted exactly while isr & imr is not 0.
+ * 1. INTA# follows isr & imr: rtl8139_irq.c.
  * 2. A write first changes the bytes it covers, then act_on_write() does what the registers touched
  *    set off, once. So accesses of any size and alignment work alike.
  * 3. The coalesced parts of the BARs hold only registers that are looked at later, when something
@@ -22,8 +22,7 @@
 #define PCI_CLOCK_HZ 33000000
 #define TALLY_SIZE   64
 #define RETRY_NS     (20 * NSEC_PER_MSEC)
-#define LATE_NS	     (120 * NSEC_PER_USEC) /* a full frame at 100 Mbit/s */
-#define VERSION	     0x74000000		   /* RTL8139C */
+#define VERSION	     0x74000000 /* RTL8139C */
 #define VERSION_PLUS 0x74800000
 #define VERSION_MASK 0x7cc00000
 #define EEPROM_MAGIC 0x8129
@@ -36,36 +35,6 @@ enum { CSCR_LINK = 0x0400, CSCR_CHANGED = 0x0800 };
 enum { BMCR_RESET = 0x8000, BMCR_RESTART = 0x0200, BMCR_DEFAULT = 0x3100 };
 enum { BMSR_FIXED = 0x7809, BMSR_LINK = 0x0004, BMSR_DONE = 0x0020 };
 enum { ANAR_DEFAULT = 0x05e1, ANLPAR_LINK = 0x45e1, ANER_LINK = 0x0001 };
-
-/* ---- interrupts ---- */
-
-static void update_irq(struct rtl8139 *r)
-{
-	pci_set_intx(&r->pci, r->isr & r->imr);
-}
-
-void rtl_raise(struct rtl8139 *r, u16 causes)
-{
-	r->isr |= causes | r->late;
-	if (r->late) {
-		r->late = 0;
-		r->late_slots = 0;
-		bus_timer_disarm(&r->late_timer);
-	}
-	update_irq(r);
-}
-
-void rtl_raise_late(struct rtl8139 *r, u16 causes)
-{
-	if (!r->late)
-		bus_timer_arm(&r->late_timer, clock_now_ns() + LATE_NS);
-	r->late |= causes;
-}
-
-static void on_late(struct bus_timer *timer)
-{
-	rtl_raise(container_of(timer, struct rtl8139, late_timer), 0);
-}
 
 void rtl_dma_failed(struct rtl8139 *r)
 {
@@ -117,15 +86,14 @@ static void soft_reset(struct rtl8139 *r)
 	r->rbstart = r->tcr = r->rcr = r->timer_int = 0;
 	r->capr = (u16)-16;
 	r->cbr = r->imr = r->isr = r->cpcr = 0;
-	r->late = r->late_slots = 0;
-	bus_timer_disarm(&r->late_timer);
+	rtl_irq_reset(r);
 	r->rx_desc = 0;
 	r->rdsar[0] = r->rdsar[1] = r->dtccr[0] = r->dtccr[1] = 0;
 	r->mulint = r->etthr = 0;
 	r->timer_start_ns = clock_now_ns();
 	bus_timer_disarm(&r->timer);
 	bus_timer_disarm(&r->kick);
-	update_irq(r);
+	rtl_update_irq(r);
 	rtl_rx_resume(r);
 }
 
@@ -194,7 +162,6 @@ static u32 read_aligned(struct rtl8139 *r, u32 at)
 	case R_CAPR:
 		return r->capr | (u32)r->cbr << 16;
 	case R_IMR:
-		rtl_raise(r, 0);
 		return r->imr | (u32)r->isr << 16;
 	case R_TCR:
 		return (r->tcr & ~(u32)VERSION_MASK) | (r->plain ? VERSION : VERSION_PLUS);
@@ -461,7 +428,7 @@ static void act_on_write(struct rtl8139 *r, u32 at, u32 size, u16 old_cpcr)
 	if (ranges_overlap(at, size, R_IMR, 2))
 		remind_of_frames(r);
 	if (ranges_overlap(at, size, R_IMR, 4))
-		update_irq(r);
+		rtl_update_irq(r);
 	if (ranges_overlap(at, size, R_CR, 9) || ranges_overlap(at, size, R_RCR, 4) ||
 	    ranges_overlap(at, size, R_CPCR, 12))
 		rtl_rx_resume(r);
@@ -473,6 +440,9 @@ static u64 window_read(void *ctx, u64 offset, unsigned int size)
 	u32 at = w->start + (u32)offset;
 	u64 value = 0;
 
+	/* The mask alone does not: drivers read it back to push the write out. */
+	if (ranges_overlap(at, size, R_ISR, 2))
+		rtl_status_read(w->chip);
 	if (size == 4 && !(at & 3))
 		return read_aligned(w->chip, at);
 	for (unsigned int i = 0; i < size && at + i < RTL_REGS; i++)
@@ -485,11 +455,13 @@ static void window_write(void *ctx, u64 offset, unsigned int size, u64 value)
 	struct rtl_window *w = ctx;
 	struct rtl8139 *r = w->chip;
 	u32 at = w->start + (u32)offset;
-	u16 old_cpcr = r->cpcr;
+	u16 old_cpcr = r->cpcr, old_imr = r->imr, old_isr = r->isr;
 
 	size = min(size, RTL_REGS - at);
 	for (unsigned int i = 0; i < size; i++)
 		put_byte(r, at + i, (u8)(value >> (8 * i)));
+	if (r->imr != old_imr || r->isr != old_isr)
+		rtl_heeded(r);
 	act_on_write(r, at, size, old_cpcr);
 }
 
@@ -632,7 +604,7 @@ static int rtl8139_init(struct device *dev, const void *config, struct err *err)
 	r->plain = c->plain;
 	bus_timer_init(dev->bus, &r->timer, on_timer);
 	bus_timer_init(dev->bus, &r->kick, on_kick);
-	bus_timer_init(dev->bus, &r->late_timer, on_late);
+	rtl_irq_init(r);
 	r->pci.config_written = config_written;
 	pci_bar_init(&r->pci, 0, PCI_BAR_PIO, RTL_REGS, false);
 	pci_bar_init(&r->pci, 1, PCI_BAR_MMIO32, RTL_REGS, false);
@@ -672,6 +644,7 @@ static void rtl8139_free(struct device *dev)
 	bus_timer_disarm(&r->timer);
 	bus_timer_disarm(&r->kick);
 	bus_timer_disarm(&r->late_timer);
+	bus_timer_disarm(&r->rest_timer);
 	pci_device_release(&r->pci);
 }
 
@@ -710,7 +683,7 @@ static int rtl8139_loaded(void *object, struct err *err)
 	nic_tx_clear(&r->tx); /* a frame on its way is lost, as on a wire */
 	r->rx_stalled = true;
 	arm_timer(r);
-	update_irq(r);
+	rtl_update_irq(r);
 	bus_timer_arm(&r->kick, clock_now_ns());
 	return 0;
 }

@@ -114,17 +114,30 @@ struct rtl8139 {
 	u8 link_down;
 	u64 timer_start_ns;
 	struct rtl_tally tally;
-	struct bus_timer timer, kick, late_timer;
-	u16 late;      /* causes of isr to come with the next one, or when late_timer fires */
-	u8 late_slots; /* old mode: how many of the four wait for that */
-	u8 rx_stalled; /* a frame was refused: there was no buffer */
+	struct bus_timer timer, kick, late_timer, rest_timer;
+	u64 next_frame_ns; /* when the next frame may interrupt by itself */
+	u16 late;	   /* causes of isr to come with the next one, or when late_timer fires */
+	u8 unheeded;	   /* reads of a status that did not change, up to a bound */
+	u8 late_descs;	   /* slots or descriptors sent, of which late tells */
+	u64 late_ns;	   /* when late_timer fires */
+	u8 rx_stalled;	   /* a frame was refused: there was no buffer */
 	struct nic_tx tx;
 	u8 scratch[NIC_RX_MAX];
 };
 
 void rtl_raise(struct rtl8139 *r, u16 causes);
-/* The same for what a wire would have taken its time to do: soon, with what comes before. */
-void rtl_raise_late(struct rtl8139 *r, u16 causes);
+/* What a wire would have taken its time to do: soon, with what comes before, or once so much is
+ * sent that the driver may be waiting for room in its ring or, in the old mode, its slots. */
+void rtl_raise_sent(struct rtl8139 *r, u16 causes, bool ring);
+/* A frame has been received: now, or with others when the last one was just now. */
+void rtl_raise_received(struct rtl8139 *r);
+/* The guest reads the status register, which holds all causes then. */
+void rtl_status_read(struct rtl8139 *r);
+/* It has changed the status or the mask. */
+void rtl_heeded(struct rtl8139 *r);
+void rtl_update_irq(struct rtl8139 *r);
+void rtl_irq_init(struct rtl8139 *r);
+void rtl_irq_reset(struct rtl8139 *r);
 /* The memory that the guest named is not RAM, or may not be used. */
 void rtl_dma_failed(struct rtl8139 *r);
 

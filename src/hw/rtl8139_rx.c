@@ -114,7 +114,7 @@ static bool receive_into_buffer(struct rtl8139 *r, const u8 *frame, u32 len, u16
 	}
 	r->cbr = (u16)((at + need) & (size - 1));
 	count(r, kind);
-	rtl_raise(r, I_ROK);
+	rtl_raise_received(r);
 	return true;
 }
 
@@ -203,7 +203,7 @@ static bool receive_into_ring(struct rtl8139 *r, const u8 *frame, u32 len, u16 k
 	}
 	r->rx_desc = (opts1 & D_END) || r->rx_desc + 1 >= RING_MAX ? 0 : r->rx_desc + 1;
 	count(r, kind);
-	rtl_raise(r, I_ROK);
+	rtl_raise_received(r);
 	return true;
 }
 

@@ -89,10 +89,8 @@ static void run_slots(struct rtl8139 *r)
 			send_frame(r, &none);
 		*tsd |= TSD_OWN | TSD_TOK;
 		r->tx_slot = (r->tx_slot + 1) % RTL_TX_SLOTS;
-		/* With all slots used the driver has to wait for it. */
-		rtl_raise_late(r, I_TOK);
-		if (++r->late_slots == RTL_TX_SLOTS)
-			rtl_raise(r, 0);
+		r->late_descs++;
+		rtl_raise_sent(r, I_TOK, false);
 	}
 }
 
@@ -164,7 +162,7 @@ static void end_frame(struct rtl8139 *r, u32 opts1, u32 opts2)
 	plan(&r->tx, opts1, &o);
 	put_pseudo_sum(&r->tx, &o);
 	send_frame(r, &o);
-	rtl_raise_late(r, I_TOK);
+	rtl_raise_sent(r, I_TOK, true);
 }
 
 static u64 ring_address(const struct rtl8139 *r, int ring)
@@ -194,6 +192,7 @@ static bool run_descriptor(struct rtl8139 *r, int ring)
 	/* The bits of offloads are those of errors and collisions in a descriptor given back. */
 	store_le32(back, opts1 & (D_END | D_FIRST | D_LAST | D_SIZE));
 	mem_write(mem, at, back, sizeof(back));
+	r->late_descs = (u8)min(r->late_descs + 1, 255);
 	if ((opts1 & D_END) || r->tx_desc[ring] + 1 >= RING_MAX)
 		r->tx_desc[ring] = 0;
 	else
@@ -210,7 +209,7 @@ static void run_ring(struct rtl8139 *r, int ring, u8 poll)
 			return; /* sendable() comes */
 		if (!run_descriptor(r, ring)) {
 			r->tppoll &= ~poll;
-			rtl_raise_late(r, I_TDU);
+			rtl_raise_sent(r, I_TDU, true);
 			return;
 		}
 	}

@@ -709,7 +709,6 @@ static void coalescing(void **state)
 	assert_true(harness_write_coalesced(h, base + RDT, 4, 3));
 	assert_true(harness_write_coalesced(h, base + MTA + 4, 4, 0x1234));
 	assert_true(harness_write_coalesced(h, base + VFTA + 0x1fc, 4, 0x5678));
-	assert_false(harness_write_coalesced(h, base + IMC, 4, 0));
 	assert_int_equal(rd(RDT), 3);
 	assert_int_equal(rd(MTA + 4), 0x1234);
 	assert_int_equal(rd(VFTA + 0x1fc), 0x5678);
@@ -723,6 +722,15 @@ static void coalescing(void **state)
 	rd(STATUS);
 	harness_settle(h);
 	assert_int_equal(rd(RDH), 5);
+	/* Masks clear late, and are set at once. */
+	rd(ICR);
+	assert_false(harness_write_coalesced(h, base + IMS, 4, 4));
+	wr(ICS, 4);
+	assert_true(harness_line(h, GSI));
+	assert_true(harness_write_coalesced(h, base + IMC, 4, 4));
+	assert_true(harness_line(h, GSI));
+	rd(STATUS);
+	assert_false(harness_line(h, GSI));
 	teardown();
 }
 

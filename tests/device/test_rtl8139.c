@@ -14,6 +14,7 @@
 #define RX_RING 0x20000
 #define TX_BUF	0x40000
 #define RX_BUF	0x100000
+#define SPACE	(130 * NSEC_PER_USEC) /* more than between two frames on a slow wire */
 
 enum { OWN = 1U << 31, EOR = 1 << 30, FS = 1 << 29, LS = 1 << 28, LSO = 1 << 27 };
 
@@ -283,6 +284,7 @@ static void old_receive(void **state)
 		u32 len = 60 + i * 37 % 1450;
 
 		nic_make_frame(frame, nic_mac, 0x88b5, len, i);
+		harness_advance(h, SPACE);
 		assert_true(nic_link_send(&lnk, h, frame, len));
 		assert_true(harness_line(h, GSI));
 		assert_int_equal(rd(0x3e, 2), 1);
@@ -653,6 +655,108 @@ static void plus_vlan(void **state)
 	teardown();
 }
 
+/* Frames that come faster than a wire of 100 Mbit/s brings full ones: the first interrupts at once,
+ * the others together; who looks at the status hears of them earlier. Reading the mask back says
+ * nothing. */
+static void spaced_frames(void **state)
+{
+	static u8 frame[64];
+	u64 edges;
+
+	setup();
+	enable_plus(0);
+	for (u32 i = 0; i < 8; i++)
+		put_desc(RX_RING, i, OWN | (i == 7 ? EOR : 0) | 1600, 0, RX_BUF + 0x1000 * i);
+	nic_make_frame(frame, nic_mac, 0x88b5, 64, 1);
+	assert_true(nic_link_send(&lnk, h, frame, 64));
+	assert_true(harness_line(h, GSI));
+	wr(0x3e, 2, 0xffff);
+	edges = harness_edges(h, GSI);
+	for (u32 i = 1; i < 4; i++) {
+		assert_true(nic_link_send(&lnk, h, frame, 64));
+		assert_int_equal(desc(RX_RING, i, 0) & OWN, 0);
+		wr(0x3c, 2, rd(0x3c, 2));
+		assert_false(harness_line(h, GSI));
+	}
+	harness_advance(h, SPACE);
+	assert_true(harness_line(h, GSI));
+	assert_int_equal(harness_edges(h, GSI), edges + 1);
+	wr(0x3e, 2, 0xffff);
+	assert_true(nic_link_send(&lnk, h, frame, 64));
+	harness_advance(h, SPACE);
+	wr(0x3e, 2, 0xffff);
+	assert_true(nic_link_send(&lnk, h, frame, 64));
+	assert_true(nic_link_send(&lnk, h, frame, 64));
+	assert_int_equal(rd(0x3e, 2) & 1, 1);
+	assert_true(harness_line(h, GSI));
+	teardown();
+}
+
+/* What is sent is told of later, but not only when the ring is used up. */
+static void spaced_sends(void **state)
+{
+	u32 sent = 0;
+
+	setup();
+	enable_plus(0);
+	put_desc(TX_RING, 0, OWN | FS | LS | 60, 0, TX_BUF);
+	wr(0xd9, 1, 0x40);
+	assert_false(harness_line(h, GSI));
+	harness_advance(h, 4 * SPACE);
+	assert_true(harness_line(h, GSI));
+	wr(0x3e, 2, 0xffff);
+	for (u32 i = 1; i < 64 && !harness_line(h, GSI); i++, sent++) {
+		put_desc(TX_RING, i, OWN | FS | LS | (i == 63 ? EOR : 0) | 60, 0, TX_BUF);
+		wr(0xd9, 1, 0x40);
+	}
+	assert_int_equal(sent, 32);
+	assert_int_equal(rd(0x3e, 2) & 4, 4);
+	teardown();
+}
+
+/* A guest that reads the status and does nothing about it has a rest from the interrupt, and is
+ * told again; any change ends the rest. */
+static void unheeded_status(void **state)
+{
+	static u8 frame[64];
+	u32 reads = 0;
+
+	setup();
+	enable_plus(0);
+	for (u32 i = 0; i < 8; i++)
+		put_desc(RX_RING, i, OWN | (i == 7 ? EOR : 0) | 1600, 0, RX_BUF + 0x1000 * i);
+	nic_make_frame(frame, nic_mac, 0x88b5, 64, 1);
+	assert_true(nic_link_send(&lnk, h, frame, 64));
+	for (u32 round = 0; round < 3; round++) {
+		assert_true(harness_line(h, GSI));
+		for (reads = 0; harness_line(h, GSI) && reads < 100; reads++) {
+			assert_int_equal(rd(0x3e, 2), 1);
+			wr(0x3e, 2, 0xfffe);
+		}
+		assert_true(reads > 1 && reads < 100);
+		harness_advance(h, SPACE);
+	}
+	/* Another cause is told at once, as is a mask that changed, and an acknowledgement counts.
+	 */
+	while (harness_line(h, GSI))
+		rd(0x3e, 2);
+	wr(0xd9, 1, 1);
+	assert_true(harness_line(h, GSI));
+	while (harness_line(h, GSI))
+		rd(0x3e, 2);
+	wr(0x3c, 2, 0x7fff);
+	assert_true(harness_line(h, GSI));
+	while (harness_line(h, GSI))
+		rd(0x3e, 2);
+	wr(0x3e, 2, 0x0100);
+	assert_true(harness_line(h, GSI));
+	wr(0x3e, 2, 0xffff);
+	assert_false(harness_line(h, GSI));
+	assert_true(nic_link_send(&lnk, h, frame, 64));
+	assert_true(harness_line(h, GSI));
+	teardown();
+}
+
 static void plus_receive(void **state)
 {
 	static u8 frame[1600];
@@ -667,6 +771,7 @@ static void plus_receive(void **state)
 		u32 len = 60 + 70 * i, d = i % 4;
 
 		nic_make_frame(frame, nic_mac, 0x88b5, len, i);
+		harness_advance(h, SPACE);
 		assert_true(nic_link_send(&lnk, h, frame, len));
 		assert_int_equal(desc(RX_RING, d, 0),
 				 FS | LS | (d == 3 ? EOR : 0) | 1 << 26 | (len + 4));
@@ -1020,6 +1125,9 @@ int main(void)
 		cmocka_unit_test(plus_large_send),
 		cmocka_unit_test(plus_vlan),
 		cmocka_unit_test(plus_receive),
+		cmocka_unit_test(spaced_frames),
+		cmocka_unit_test(unheeded_status),
+		cmocka_unit_test(spaced_sends),
 		cmocka_unit_test(plus_receive_checksums),
 		cmocka_unit_test(plus_receive_waits_for_descriptors),
 		cmocka_unit_test(statistics_dump),
