@@ -241,8 +241,8 @@ u64 far_jump(struct kvm_vcpu *vcpu, u16 selector, u64 offset, u64 next)
 	return offset;
 }
 
-/* The stack of a call to cs: as wide as that code's, on AMD's processors, the only ones to say so
- * (APM vol. 3, CALL far: CS is read before the pushes). */
+/* The stack of a call to cs: as wide as that code sees it, as AMD's processors are seen to have it;
+ * the manuals do not say. */
 static void stack_of_target(struct kvm_vcpu *vcpu, struct stack *st, const struct segment *cs)
 {
 	stack_current(vcpu, st);

@@ -64,9 +64,11 @@ static bool interrupted(const struct kvm_vcpu *vcpu)
 	       vcpu_mmu(vcpu)->watch_hits;
 }
 
-/* Leave, to come back to this instruction. */
+/* Leave, to come back to this instruction. RF is set in what an event pushes now (SDM vol. 3,
+ * 18.3.1.1), and until the next iteration for the user to see. */
 static const struct uop *leave_unfinished(UOP_ARGS)
 {
+	vcpu->ctl.rflags |= X86_RF;
 	vcpu->ctl.rip = uop_rip(vcpu, u);
 	vcpu->ctl.instructions += u->nr;
 	vcpu->uop = &uop_between;

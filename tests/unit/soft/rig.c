@@ -54,6 +54,8 @@ void kvm_cpuid(struct kvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 	u32 leaf = *eax;
 
 	*eax = *ebx = *ecx = *edx = 0;
+	if (!leaf)
+		*ebx = the_rig(vcpu->kvm)->vendor;
 	if (leaf == 1)
 		*ecx = 1u << 17 | 1u << 26; /* PCID, XSAVE */
 	if (leaf == 7) {

@@ -26,6 +26,7 @@ struct rig {
 	u8 *ram;
 	int interrupt; /* vector to be acknowledged, or -1 */
 	u64 port_reads, port_writes;
+	u32 vendor; /* EBX of CPUID's leaf 0 */
 };
 
 struct rig *rig_new(void);

@@ -251,6 +251,103 @@ static void test_single_step(void **state)
 	assert_int_equal(GPR(RCX), 4);
 }
 
+static u64 pushed_flags(struct rig *rig)
+{
+	u64 flags;
+
+	memcpy(&flags, rig->ram + GPR(RSP) + 16, 8);
+	return flags;
+}
+
+/* RF in what is pushed between two iterations of a REP, by a trap and by an interrupt, and not
+ * after the last: SDM vol. 3, 18.3.1.1. */
+static void test_rep_resume_flag(void **state)
+{
+	struct rig *rig = *state;
+
+	for (u64 left = 0; left < 2; left++) {
+		rig_mode(rig, 64);
+		GPR(RCX) = left + 1;
+		GPR(RDI) = RIG_DATA;
+		rig->vcpu.ctl.rflags |= X86_TF;
+		assert_int_equal(RIG_RUN(rig, 0xf3, 0xaa), KVM_EXIT_HLT);
+		assert_int_equal(rig->vcpu.ctl.rip, rig_handler(DB_VECTOR) + 1);
+		assert_int_equal(GPR(RCX), left);
+		assert_int_equal(pushed_flags(rig) & X86_RF, left ? X86_RF : 0);
+		assert_int_equal(rig->vcpu.ctl.rflags & X86_RF, 0);
+	}
+	/* lodsb where no memory is: the user is asked for each byte, and then interrupts */
+	for (u64 left = 0; left < 2; left++) {
+		rig_mode(rig, 64);
+		GPR(RCX) = left + 1;
+		GPR(RSI) = RIG_RAM;
+		rig->vcpu.ctl.rflags |= X86_IF;
+		assert_int_equal(RIG_RUN(rig, 0xf3, 0xac, 0xeb, 0xfe), KVM_EXIT_MMIO);
+		kvm_make_request(&rig->vcpu, KVM_REQ_EXIT);
+		assert_int_equal(rig_run(rig), -EINTR);
+		assert_int_equal(GPR(RCX), left);
+		assert_int_equal(rig->vcpu.ctl.rip, RIG_CODE + (left ? 0 : 2));
+		assert_int_equal(rig->vcpu.ctl.rflags & X86_RF, left ? X86_RF : 0);
+		rig->interrupt = 0x30;
+		assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+		assert_int_equal(rig->vcpu.ctl.rip, rig_handler(0x30) + 1);
+		assert_int_equal(pushed_flags(rig) & X86_RF, left ? X86_RF : 0);
+	}
+	/* without one it goes on, and RF with its first iteration */
+	rig_mode(rig, 64);
+	GPR(RCX) = 2;
+	GPR(RSI) = RIG_RAM;
+	assert_int_equal(RIG_RUN(rig, 0xf3, 0xac, 0x9c), KVM_EXIT_MMIO);
+	kvm_make_request(&rig->vcpu, KVM_REQ_EXIT);
+	assert_int_equal(rig_run(rig), -EINTR);
+	assert_int_equal(rig_run(rig), KVM_EXIT_MMIO);
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	assert_int_equal(GPR(RCX), 0);
+	assert_int_equal(rig->vcpu.ctl.rflags & X86_RF, 0);
+}
+
+/* A breakpoint at a REP is hit once, however often that is left: its handler returns with RF. */
+static void test_rep_breakpoint(void **state)
+{
+	struct rig *rig = *state;
+
+	rig_mode(rig, 64);
+	rig->vcpu.ctl.dr[0] = RIG_CODE;
+	rig->vcpu.ctl.dr7 = 0x402; /* global, execution */
+	interpreter_ops.state_changed(&rig->vcpu);
+	GPR(RCX) = 3;
+	GPR(RSI) = RIG_RAM;
+	rig->vcpu.ctl.rflags |= X86_RF; /* as its handler would have it */
+	assert_int_equal(RIG_RUN(rig, 0xf3, 0xac), KVM_EXIT_MMIO);
+	for (u64 left = 2; left; left--) {
+		kvm_make_request(&rig->vcpu, KVM_REQ_EXIT);
+		assert_int_equal(rig_run(rig), -EINTR);
+		assert_int_equal(GPR(RCX), left);
+		assert_int_equal(rig_run(rig), KVM_EXIT_MMIO);
+	}
+	assert_int_equal(rig_run(rig), KVM_EXIT_HLT);
+	assert_int_equal(rig->vcpu.ctl.rip, RIG_CODE + 3);
+}
+
+/* There is no A20 gate, as in KVM: in real mode FFFF:0010 is the first byte of the second MiB, and
+ * not that of the first. */
+static void test_second_mib(void **state)
+{
+	struct rig *rig = *state;
+
+	rig_mode(rig, 16);
+	rig->ram[0] = 0x11;
+	rig->ram[0x100000] = 0x22;
+	rig->ram[0x10ffef] = 0x33;
+	/* mov ax, -1; mov ds, ax; mov bl, [0x10]; mov bh, [0xffff]; mov byte [0x11], 0x44 */
+	assert_int_equal(RIG_RUN(rig, 0xb8, 0xff, 0xff, 0x8e, 0xd8, 0x8a, 0x1e, 0x10, 0, 0x8a, 0x3e,
+				 0xff, 0xff, 0xc6, 0x06, 0x11, 0, 0x44),
+			 KVM_EXIT_HLT);
+	assert_int_equal(GPR(RBX), 0x3322);
+	assert_int_equal(rig->ram[0x100001], 0x44);
+	assert_int_equal(rig->ram[1], 0);
+}
+
 /* KVM_GUESTDBG_SINGLESTEP leaves for the user after each instruction. */
 static void test_user_step(void **state)
 {
@@ -487,6 +584,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_exit_request, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_single_step, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_user_step, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rep_resume_flag, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rep_breakpoint, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_second_mib, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_device_exits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_string_io, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stack_depth, setup, teardown),
