@@ -229,6 +229,8 @@ static void turn(struct user *u)
 	u->nfds = 0;
 	if (polled)
 		u->api->pollfds_fill(u->slirp, &slirp_ms, add_poll, u);
+	if (polled && u->forwards.udp)
+		user_udp_fill(u->forwards.udp, add_poll, u);
 	slirp_fds = u->nfds;
 	if (add_poll(loop_fd(u->loop), SLIRP_POLL_IN, u) < 0)
 		slirp_ms = 10; /* out of memory: look at the loop now and then */
@@ -236,6 +238,8 @@ static void turn(struct user *u)
 	u->nfds = slirp_fds;
 	if (polled)
 		u->api->pollfds_poll(u->slirp, rc < 0, get_revents, u);
+	if (polled && u->forwards.udp)
+		user_udp_receive(u->forwards.udp, get_revents, u);
 	loop_run_once(u->loop, 0);
 }
 
@@ -273,6 +277,12 @@ static u32 user_send(struct net *net, unsigned int pair, const struct net_frame 
 	return sent;
 }
 
+static void take_frame(struct user *u, const u8 *frame, u32 len)
+{
+	if (!u->forwards.udp || !user_udp_input(u->forwards.udp, frame, len))
+		u->api->input(u->slirp, frame, (int)len);
+}
+
 static void input_work(struct loop_work *work)
 {
 	struct user *u = container_of(work, struct user, input);
@@ -285,8 +295,8 @@ static void input_work(struct loop_work *work)
 	pthread_mutex_unlock(&u->lock);
 	/* [tail, head) is ours until tail moves. */
 	for (u32 i = tail; i != head; i++)
-		u->api->input(u->slirp, u->slots + (size_t)(i % SLOTS) * u->slot_size,
-			      (int)u->slot_len[i % SLOTS]);
+		take_frame(u, u->slots + (size_t)(i % SLOTS) * u->slot_size,
+			   u->slot_len[i % SLOTS]);
 	pthread_mutex_lock(&u->lock);
 	u->tail = head;
 	tell = u->sender_waits && u->head - u->tail <= SLOTS / 2;
@@ -323,6 +333,11 @@ static void user_resume(struct net *net, unsigned int pair)
 
 /* ---- life ---- */
 
+static void deliver_datagram(void *ctx, const u8 *data, u32 len)
+{
+	send_packet(data, len, ctx);
+}
+
 static int open_stack(struct user *u, const struct user_config *c, struct err *err)
 {
 	SlirpConfig config;
@@ -336,8 +351,13 @@ static int open_stack(struct user *u, const struct user_config *c, struct err *e
 	u->forwards.api = u->api;
 	u->forwards.slirp = u->slirp;
 	u->forwards.guest = config.vdhcp_start;
+	u->forwards.config = &config;
+	u->forwards.mtu = (u32)c->mtu;
+	u->forwards.deliver = deliver_datagram;
+	u->forwards.ctx = u;
 	for (u32 i = 0; i < c->forwards && !rc; i++)
 		rc = user_add_forward(&u->forwards, &c->forward[i], err);
+	u->forwards.config = NULL;
 	return rc;
 }
 
@@ -423,6 +443,7 @@ static void user_free(struct net *net)
 		u->api->cleanup(u->slirp);
 	for (u32 i = 0; i < u->forwards.relays; i++)
 		relay_free(u->forwards.relay[i]);
+	user_udp_free(u->forwards.udp);
 	while (!list_empty(&u->backlog)) {
 		struct backlog_frame *f = list_first(&u->backlog, struct backlog_frame, link);
 

@@ -5,6 +5,7 @@
 #include "base/opt.h"
 #include "net/relay.h"
 #include "net/slirp_api.h"
+#include "net/user_udp.h"
 
 #define USER_MAX_FORWARDS 64
 
@@ -30,6 +31,11 @@ int user_make_config(const struct user_config *c, SlirpConfig *slirp, struct err
 struct user_forwards {
 	const struct slirp_api *api;
 	Slirp *slirp;
+	const SlirpConfig *config; /* while forwards are added */
+	u32 mtu;
+	void (*deliver)(void *ctx, const u8 *data, u32 len); /* what comes back over UDP */
+	void *ctx;
+	struct user_udp *udp; /* NULL: no guestfwd of UDP; the caller frees it */
 	struct in_addr guest; /* where a hostfwd without a guest address goes */
 	struct relay
 		*relay[USER_MAX_FORWARDS]; /* of guestfwd to TCP; the caller starts and frees */

@@ -54,10 +54,9 @@ const struct opt user_options[] = {
 	{"hostfwd", OPT_CALL, .arg = "PROTO:ADDR:PORT-ADDR:PORT", .call = add_hostfwd,
 	 .help = "forward a port of the host to the guest; PROTO is tcp or udp, an IPv6 address "
 		 "stands in brackets; or unix:PATH-ADDR:PORT"},
-	{"guestfwd", OPT_CALL, .arg = "tcp:ADDR:PORT-tcp:HOST:PORT|unix:PATH|cmd:COMMAND",
-	 .call = add_guestfwd,
-	 .help = "connections of the guest to an address in its network go to a server, to a UNIX "
-		 "socket, or each to a command of its own on standard input and output"},
+	{"guestfwd", OPT_CALL, .arg = "PROTO:ADDR:PORT-PROTO:HOST:PORT", .call = add_guestfwd,
+	 .help = "what the guest sends to an address in its network goes to a server, tcp or udp; "
+		 "over tcp also to -unix:PATH, or to a -cmd:COMMAND of each connection's own"},
 	OPT_END,
 };
 
@@ -210,7 +209,8 @@ static int explain_guestfwd(const char *text, struct err *err)
 {
 	return err_set(err, EINVAL,
 		       "guestfwd=%s: give it as tcp:10.0.2.100:80-tcp:HOST:PORT, "
-		       "tcp:10.0.2.100:80-unix:PATH or tcp:10.0.2.100:80-cmd:COMMAND",
+		       "tcp:10.0.2.100:80-unix:PATH, tcp:10.0.2.100:80-cmd:COMMAND or "
+		       "udp:10.0.2.100:53-udp:HOST:PORT",
 		       text);
 }
 
@@ -230,6 +230,30 @@ static int add_relay(struct user_forwards *to, const char *server, const char **
 	return 0;
 }
 
+static int add_udp(struct user_forwards *to, const struct sockaddr_in *at, const char *server,
+		   const char *text, struct err *err)
+{
+	struct sock_addr addr[SOCK_MAX_ADDRS];
+	const SlirpConfig *c = to->config;
+	u32 host = at->sin_addr.s_addr;
+	int rc, n;
+
+	if ((host & c->vnetmask.s_addr) != c->vnetwork.s_addr || host == c->vhost.s_addr ||
+	    host == c->vnameserver.s_addr)
+		return err_set(err, EINVAL,
+			       "guestfwd=%s: the address is taken or not in the guest's network",
+			       text);
+	n = sock_addr_inet(addr, server, SOCK_DGRAM, false, err);
+	if (n < 0) {
+		err_prefix(err, "guestfwd=%s", text);
+		return n;
+	}
+	rc = to->udp ? 0 : user_udp_new(&to->udp, to->mtu, to->deliver, to->ctx);
+	if (!rc)
+		rc = user_udp_add(to->udp, at, addr, (unsigned int)n);
+	return rc ? err_set(err, -rc, "guestfwd=%s: %s", text, strerror(-rc)) : 0;
+}
+
 static int add_to_host(struct user_forwards *to, char *from, const char *target, const char *text,
 		       struct err *err)
 {
@@ -237,13 +261,17 @@ static int add_to_host(struct user_forwards *to, char *from, const char *target,
 	struct sock_addr guest_end;
 	struct sockaddr_in *at = (struct sockaddr_in *)&guest_end.storage;
 	bool command = !strncmp(target, "cmd:", 4), tcp = !strncmp(target, "tcp:", 4);
-	const char *what = target + (command || tcp ? 4 : 5);
+	bool udp = !strncmp(target, "udp:", 4);
+	const char *what = target + (command || tcp || udp ? 4 : 5);
 	int rc;
 
-	if (strncmp(from, "tcp:", 4) || (!command && !tcp && strncmp(target, "unix:", 5)) ||
-	    !*what || parse_endpoint(from + 4, none, &guest_end) || at->sin_family != AF_INET ||
+	if (strncmp(from, udp ? "udp:" : "tcp:", 4) ||
+	    (!command && !tcp && !udp && strncmp(target, "unix:", 5)) || !*what ||
+	    parse_endpoint(from + 4, none, &guest_end) || at->sin_family != AF_INET ||
 	    !at->sin_addr.s_addr)
 		return explain_guestfwd(text, err);
+	if (udp)
+		return add_udp(to, at, what, text, err);
 	if (tcp) {
 		rc = add_relay(to, what, &what, text, err);
 		if (rc)

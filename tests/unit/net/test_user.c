@@ -208,8 +208,8 @@ static void forwards_a_socket(void **state)
 
 static const u8 guest_mac[6] = {0x52, 0x54, 0, 0x12, 0x34, 0x56};
 
-/* Tell the stack who 10.0.2.15 is, by asking for 10.0.2.2. */
-static void send_arp(struct net *net)
+/* Tell the stack who 10.0.2.15 is, by asking for 10.0.2.HOST. */
+static void send_arp(struct net *net, u8 host)
 {
 	u8 f[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
@@ -217,7 +217,7 @@ static void send_arp(struct net *net)
 	memcpy(f + 12, "\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01", 10);
 	memcpy(f + 22, guest_mac, 6);
 	store_be32(f + 28, 0x0a00020f);
-	store_be32(f + 38, 0x0a000202);
+	store_be32(f + 38, 0x0a000200 | host);
 	assert_true(send_frame(net, f, sizeof(f)));
 }
 
@@ -258,7 +258,7 @@ static void knock(const char *spec, struct guest *g, bool answered)
 	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
 	assert_int_equal(listen(fd, 1), 0);
 	getsockname(fd, (struct sockaddr *)&a, &len);
-	send_arp(net);
+	send_arp(net, 2);
 	assert_true(wait_for(&g->received, 1));
 	send_tcp(net, 2, ntohs(a.sin_port), 0x02, 0);
 	if (answered) {
@@ -305,7 +305,7 @@ static void forwards_to_a_server(void **state)
 		 "user,ipv6=off,restrict=on,guestfwd=tcp:10.0.2.100:80-tcp:127.0.0.1:%d",
 		 ntohs(a.sin_port));
 	net = open_link(spec, &g);
-	send_arp(net);
+	send_arp(net, 2);
 	assert_true(wait_for(&g.received, 1));
 	send_tcp(net, 100, 80, 0x02, 0);
 	assert_true(wait_for(&g.tcp, 1));
@@ -313,6 +313,97 @@ static void forwards_to_a_server(void **state)
 	assert_int_equal(poll(&p, 1, 0), 0);
 	send_tcp(net, 100, 80, 0x10, load_be32(g.last + 38) + 1);
 	assert_int_equal(poll(&p, 1, 10000), 1);
+	net_close(net);
+	close(fd);
+}
+
+static void send_datagram(struct net *net, u16 from, u16 port, const char *text, bool good)
+{
+	u8 f[128] = {0x52, 0x55, 10, 0, 2, 100}, *ip = f + 14, *udp = f + 34;
+	u32 len = 8 + (u32)strlen(text), sum;
+
+	memcpy(f + 6, guest_mac, 6);
+	store_be16(f + 12, 0x0800);
+	memcpy(ip, "\x45\x00\x00\x00\x00\x01\x00\x00\x40\x11\x00\x00", 12);
+	store_be16(ip + 2, (u16)(20 + len));
+	store_be32(ip + 12, 0x0a00020f);
+	store_be32(ip + 16, 0x0a000264);
+	store_be16(ip + 10, net_csum_fold(net_csum_add(0, ip, 20)));
+	store_be16(udp, from);
+	store_be16(udp + 2, port);
+	store_be16(udp + 4, (u16)len);
+	memcpy(udp + 8, text, len - 8);
+	sum = net_csum_add(17 + len, ip + 12, 8);
+	store_be16(udp + 6, (u16)(net_csum_fold(net_csum_add(sum, udp, len)) + !good));
+	assert_true(send_frame(net, f, 34 + len));
+}
+
+/* What the server hears next; who said it goes to *from. */
+static void expect_datagram(int fd, const char *text, struct sockaddr_in *from)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	socklen_t len = sizeof(*from);
+	char got[64] = {0};
+
+	assert_int_equal(poll(&p, 1, 10000), 1);
+	assert_int_equal(recvfrom(fd, got, sizeof(got) - 1, 0, (struct sockaddr *)from, &len),
+			 strlen(text));
+	assert_string_equal(got, text);
+}
+
+/* 10.0.2.100 answers by ARP, hands datagrams on and brings answers back, long ones in fragments. */
+static void forwards_datagrams(void **state)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in one, two;
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	socklen_t len = sizeof(a);
+	struct guest g = {.room = 100};
+	static char big[3000];
+	struct net *net;
+	char spec[160];
+	u8 *ip = g.last + 14;
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	getsockname(fd, (struct sockaddr *)&a, &len);
+	snprintf(spec, sizeof(spec),
+		 "user,ipv6=off,restrict=on,guestfwd=udp:10.0.2.100:53-udp:127.0.0.1:%d",
+		 ntohs(a.sin_port));
+	net = open_link(spec, &g);
+	send_arp(net, 100);
+	assert_true(wait_for(&g.received, 1));
+	assert_memory_equal(g.last, guest_mac, 6);
+	assert_memory_equal(g.last + 20, "\0\2\x52\x55\x0a\x00\x02\x64\x0a\x00\x02\x64", 12);
+	send_datagram(net, 1111, 53, "spoiled", false);
+	send_datagram(net, 1111, 54, "elsewhere", true);
+	send_datagram(net, 1111, 53, "first", true);
+	expect_datagram(fd, "first", &one);
+	send_datagram(net, 2222, 53, "second", true);
+	expect_datagram(fd, "second", &two);
+	assert_int_not_equal(one.sin_port, two.sin_port);
+	sendto(fd, "answer", 6, 0, (struct sockaddr *)&two, sizeof(two));
+	assert_true(wait_for(&g.received, 2));
+	assert_int_equal(load_be32(ip + 12), 0x0a000264);
+	assert_int_equal(load_be32(ip + 16), 0x0a00020f);
+	assert_int_equal(load_be16(ip + 20), 53);
+	assert_int_equal(load_be16(ip + 22), 2222);
+	assert_int_equal(net_csum_fold(net_csum_add(0, ip, 20)), 0);
+	assert_int_equal(
+		net_csum_fold(net_csum_add(net_csum_add(17 + 14, ip + 12, 8), ip + 20, 14)), 0);
+	assert_memory_equal(ip + 28, "answer", 6);
+	/* The same socket again, and three packets: 1480, 1480 and 48 bytes. */
+	send_datagram(net, 1111, 53, "third", true);
+	expect_datagram(fd, "third", &two);
+	assert_int_equal(one.sin_port, two.sin_port);
+	sendto(fd, big, sizeof(big), 0, (struct sockaddr *)&one, sizeof(one));
+	assert_true(wait_for(&g.received, 5));
+	assert_int_equal(g.last_len, 34 + 48);
+	assert_int_equal(load_be16(ip + 6), 2960 / 8);
+	/* More ports than there are sockets: each is heard. */
+	for (u16 i = 0; i < 200; i++) {
+		send_datagram(net, (u16)(3000 + i), 53, "port", true);
+		expect_datagram(fd, "port", &one);
+	}
 	net_close(net);
 	close(fd);
 }
@@ -367,6 +458,12 @@ static void explains_mistakes(void **state)
 		{"user,guestfwd=tcp:[fec0::9]:80-tcp:127.0.0.1:80", "tcp:10.0.2.100:80"},
 		{"user,guestfwd=tcp:10.1.2.100:80-tcp:127.0.0.1:80", "not in the guest's network"},
 		{"user,guestfwd=udp:10.0.2.100:80-tcp:127.0.0.1:80", "tcp:10.0.2.100:80"},
+		{"user,guestfwd=udp:10.0.2.3:53-udp:127.0.0.1:80", "is taken"},
+		{"user,guestfwd=udp:10.1.2.9:53-udp:127.0.0.1:80", "not in the guest's network"},
+		{"user,guestfwd=udp:10.0.2.9:53-udp:127.0.0.1", "HOST:PORT"},
+		{"user,guestfwd=udp:10.0.2.9:53-udp:127.0.0.1:1,guestfwd=udp:10.0.2.9:53-udp:127.0."
+		 "0.1:2",
+		 "File exists"},
 		{"user,nosuch=1", "nosuch"},
 		{"user,link-mtu=100", "link-mtu"},
 	};
@@ -412,7 +509,8 @@ int main(void)
 		cmocka_unit_test(slows_the_sender),	cmocka_unit_test(forwards_ports),
 		cmocka_unit_test(forwards_a_socket),	cmocka_unit_test(hides_the_host),
 		cmocka_unit_test(forwards_to_a_server), cmocka_unit_test(forwards_ipv6),
-		cmocka_unit_test(explains_mistakes),	cmocka_unit_test(survives_noise),
+		cmocka_unit_test(forwards_datagrams),	cmocka_unit_test(explains_mistakes),
+		cmocka_unit_test(survives_noise),
 	};
 
 	setenv("BOTHY_PLUGINS", getenv("BOTHY_BUILD") ? getenv("BOTHY_BUILD") : "build", 1);
