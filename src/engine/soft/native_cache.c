@@ -1,18 +1,15 @@
 /*
  * The stubs of a vCPU, by form, and what the host can execute.
  *
- * 1. A key has at most one entry. When there is no room, all of them go, and decoding reports out
- * of memory: the caller then drops every block of the vCPU, and with them every pointer to a stub.
- * 2. The arena is mapped twice: written through one mapping, executed through the other.
+ * A key has at most one entry. When there is no room, all of them go, and decoding reports out of
+ * memory: the caller then drops every block of the vCPU, and with them every pointer to a stub.
  */
-#define _GNU_SOURCE
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
+#include "engine/soft/code_memory.h"
 #include "engine/soft/cpu.h"
 #include "engine/soft/native_emit.h"
 #include "engine/soft/native_int.h"
@@ -25,8 +22,7 @@
 #define KEY_X87	   (1u << 31)
 
 struct native {
-	u8 *rw;
-	const u8 *rx;
+	struct code_memory arena;
 	size_t used;
 	struct native_insn *hash[HASH_SIZE]; /* open addressing */
 	struct native_insn insn[INSN_MAX];   /* those in use come first */
@@ -161,9 +157,9 @@ static const void *arena_add(struct native *n, const struct code *c)
 {
 	size_t at = n->used;
 
-	memcpy(n->rw + at, c->b, c->len);
+	memcpy(n->arena.rw + at, c->b, c->len);
 	n->used = at + ((c->len + 15) & ~15u);
-	return n->rx + at;
+	return n->arena.rx + at;
 }
 
 static void insn_fill(struct native_insn *insn, const struct native_form *f)
@@ -222,7 +218,7 @@ bool native_form_of(const struct kvm_vcpu *vcpu, const struct uop *u, struct nat
 	const struct native *n = vcpu_cpu(vcpu)->native;
 	const struct native_insn *insn = u->ptr;
 
-	if ((uintptr_t)u->fn - (uintptr_t)n->rx >= ARENA_SIZE)
+	if ((uintptr_t)u->fn - (uintptr_t)n->arena.rx >= ARENA_SIZE)
 		return false;
 	*f = (struct native_form){
 		.desc = insn->desc,
@@ -295,36 +291,6 @@ const struct native_desc *native_lookup(const struct kvm_vcpu *vcpu, u8 map, u8 
 
 /* ---- life ---- */
 
-static int arena_map(struct native *n)
-{
-	int fd = memfd_create("softkvm-stubs", MFD_CLOEXEC);
-	void *rw, *rx;
-	int ret = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, ARENA_SIZE) < 0) {
-		ret = -errno;
-		goto out;
-	}
-	rw = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (rw == MAP_FAILED) {
-		ret = -errno;
-		goto out;
-	}
-	rx = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (rx == MAP_FAILED) {
-		ret = -errno;
-		munmap(rw, ARENA_SIZE);
-		goto out;
-	}
-	n->rw = rw;
-	n->rx = rx;
-out:
-	close(fd);
-	return ret;
-}
-
 int native_init(struct kvm_vcpu *vcpu)
 {
 	struct native *n = calloc(1, sizeof(*n) + (native_table_len + 1) * sizeof(n->next[0]));
@@ -332,7 +298,7 @@ int native_init(struct kvm_vcpu *vcpu)
 
 	if (!n)
 		return -ENOMEM;
-	ret = arena_map(n);
+	ret = code_memory_map(&n->arena, "softkvm-stubs", ARENA_SIZE);
 	if (ret) {
 		free(n);
 		return ret;
@@ -349,8 +315,7 @@ void native_free(struct kvm_vcpu *vcpu)
 
 	if (!n)
 		return;
-	munmap(n->rw, ARENA_SIZE);
-	munmap((void *)(uintptr_t)n->rx, ARENA_SIZE);
+	code_memory_unmap(&n->arena);
 	free(n);
 	vcpu_cpu(vcpu)->native = NULL;
 }

@@ -15,16 +15,12 @@
  * 4. A dropped block's entry becomes a jump to the interpreter, for the links that lead to it;
  *    struct block.code likewise. Code under execution leaves after the call that dropped something.
  * 5. When the arena is full, all blocks go, and the code with them.
- * 6. The arena is mapped twice: written through one mapping, executed through the other.
  */
-#define _GNU_SOURCE
 #include "engine/soft/translate.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "engine/soft/ops_branch.h"
 #include "engine/soft/translate_int.h"
@@ -44,43 +40,12 @@ static struct block *block_of(const struct uop *u)
 
 static const void *code_at(const struct translator *x, u32 at)
 {
-	return x->rx + at;
+	return x->arena.rx + at;
 }
 
 static uop_fn *function_at(const struct translator *x, u32 at)
 {
-	return (uop_fn *)(uintptr_t)(x->rx + at);
-}
-
-/* ---- the arena ---- */
-
-static int arena_map(struct translator *x)
-{
-	int fd = memfd_create("softkvm-code", MFD_CLOEXEC), ret = 0;
-	void *rw, *rx;
-
-	if (fd < 0)
-		return -errno;
-	if (ftruncate(fd, TR_ARENA) < 0) {
-		ret = -errno;
-		goto out;
-	}
-	rw = mmap(NULL, TR_ARENA, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (rw == MAP_FAILED) {
-		ret = -errno;
-		goto out;
-	}
-	rx = mmap(NULL, TR_ARENA, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (rx == MAP_FAILED) {
-		ret = -errno;
-		munmap(rw, TR_ARENA);
-		goto out;
-	}
-	x->rw = rw;
-	x->rx = rx;
-out:
-	close(fd);
-	return ret;
+	return (uop_fn *)(uintptr_t)(x->arena.rx + at);
 }
 
 /* ---- hot blocks ---- */
@@ -99,7 +64,7 @@ static bool start(struct kvm_vcpu *vcpu)
 	struct translator *x = translator_of(vcpu);
 	const struct blocks *b = &vcpu_cpu(vcpu)->blocks;
 
-	if (arena_map(x)) {
+	if (code_memory_map(&x->arena, "softkvm-code", TR_ARENA)) {
 		x->threshold = ~0u;
 		return false;
 	}
@@ -121,7 +86,7 @@ static const struct uop *count_entry(struct kvm_vcpu *vcpu, const struct uop *u)
 	if (++block->entries < x->threshold)
 		return block->first(vcpu, u);
 	first->fn = block->first;
-	if (!x->rx && !start(vcpu))
+	if (!x->arena.rx && !start(vcpu))
 		return u;
 	rc = tr_block(vcpu, block);
 	if (rc == -ENOSPC)
@@ -142,7 +107,7 @@ void translate_block_made(struct kvm_vcpu *vcpu, struct block *block)
 
 	if (!x)
 		return;
-	if (x->rx)
+	if (x->arena.rx)
 		block->code = code_at(x, x->untranslated);
 	if (block->mode & MODE_ONE)
 		return;
@@ -156,7 +121,7 @@ static void patch(struct translator *x, u32 at, u32 to)
 {
 	u32 rel = to - at - 4;
 
-	memcpy(x->rw + at, &rel, sizeof(rel));
+	memcpy(x->arena.rw + at, &rel, sizeof(rel));
 }
 
 void translate_block_dropped(struct kvm_vcpu *vcpu, struct block *block)
@@ -165,7 +130,7 @@ void translate_block_dropped(struct kvm_vcpu *vcpu, struct block *block)
 
 	if (!x || !block->translated)
 		return;
-	x->rw[block->direct] = 0xe9;
+	x->arena.rw[block->direct] = 0xe9;
 	patch(x, block->direct + 1, block->dropped_code);
 	block->code = code_at(x, x->untranslated);
 	block->translated = false;
@@ -228,10 +193,7 @@ void translate_free(struct kvm_vcpu *vcpu)
 
 	if (!x)
 		return;
-	if (x->rx) {
-		munmap(x->rw, TR_ARENA);
-		munmap((void *)(uintptr_t)x->rx, TR_ARENA);
-	}
+	code_memory_unmap(&x->arena);
 	free(x);
 	vcpu_cpu(vcpu)->translator = NULL;
 }

@@ -498,7 +498,7 @@ int tr_block(struct kvm_vcpu *vcpu, struct block *block)
 		return -ENOSPC;
 	if (!t.n || t.n > TR_UOPS)
 		return -EINVAL;
-	t.e = (struct emit){.b = x->rw + x->used, .max = TR_BLOCK_MAX};
+	t.e = (struct emit){.b = x->arena.rw + x->used, .max = TR_BLOCK_MAX};
 	t.stub_base = -(s64)x->used;
 	t.page_off = (u32)(block->gpa & (PAGE_SIZE - 1));
 	t.half = vcpu->ctl.rip >> 63;
@@ -514,7 +514,7 @@ int tr_block(struct kvm_vcpu *vcpu, struct block *block)
 	if (t.e.full)
 		return -EINVAL;
 	block->direct = x->used + t.direct;
-	block->code = x->rx + x->used;
+	block->code = x->arena.rx + x->used;
 	x->used = (x->used + t.e.len + 15) & ~15u;
 	return 0;
 }

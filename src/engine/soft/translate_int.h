@@ -2,6 +2,7 @@
 #ifndef SOFT_TRANSLATE_INT_H
 #define SOFT_TRANSLATE_INT_H
 
+#include "engine/soft/code_memory.h"
 #include "engine/soft/cpu.h"
 #include "engine/soft/emit.h"
 #include "engine/soft/flags.h"
@@ -180,8 +181,7 @@ struct tr {
 #define TR_BLOCK_MAX (24 * KiB) /* of code, for one block */
 
 struct translator {
-	u8 *rw;
-	const u8 *rx;
+	struct code_memory arena; /* from the first hot block on */
 	u32 used;
 	u32 fixed; /* the stubs, at the start, are always there */
 	u32 threshold;

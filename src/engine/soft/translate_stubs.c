@@ -217,7 +217,7 @@ static void stub_cached(struct emit *e)
 
 void tr_stubs_init(struct translator *x)
 {
-	struct emit e = {.b = x->rw, .max = PAGE_SIZE};
+	struct emit e = {.b = x->arena.rw, .max = PAGE_SIZE};
 	const struct {
 		u32 *place;
 		void (*make)(struct emit *e);
