@@ -1,5 +1,6 @@
 #include "base/opt.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -185,10 +186,21 @@ static void next_item(const char **text, char *buf)
 	*text = *s ? s + 1 : s;
 }
 
+/* The '=' behind what may be a key. What comes first may be a name that has one in it. */
+static char *key_end(char *item, bool first)
+{
+	char *equals = strchr(item, '=');
+
+	for (const char *s = item; first && equals && s < equals; s++)
+		if (!isalnum((unsigned char)*s) && !strchr("-_.", *s))
+			return NULL;
+	return equals;
+}
+
 static int set_item(const struct opt *table, void *target, char *item, const char *first, u64 *seen,
 		    struct err *err)
 {
-	char *value = strchr(item, '=');
+	char *value = key_end(item, first);
 	const struct opt *opt;
 
 	if (!value && first) {

@@ -44,9 +44,9 @@ int opt_defaults(const struct opt *table, void *target, struct err *err);
 int opt_set(const struct opt *opt, void *target, const char *value, struct err *err);
 
 /*
- * Parse "value,key=value,key,...". A first item without '=' that is no bare boolean key goes to
- * the key `first` (NULL: not allowed). A comma inside a value is written twice, as QEMU does.
- * A key may be given once. Unknown keys are errors that name the nearest known one.
+ * Parse "value,key=value,key,...". A first item that is no bare boolean key and has no '=', or one
+ * with more before it than letters, digits, '-', '_' and '.', goes to the key `first` (NULL: not
+ * allowed). A comma inside a value is written twice, as QEMU does. A key may be given once. Unknown keys are errors that name the nearest known one.
  */
 int opt_parse_list(const struct opt *table, void *target, const char *text, const char *first,
 		   struct err *err);

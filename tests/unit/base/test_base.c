@@ -218,6 +218,14 @@ static void options(void **state)
 	assert_int_equal(parse_disk(&d, "readonly", &err), 0);
 	assert_true(d.readonly);
 	assert_int_equal(parse_disk(&d, "", &err), 0);
+	/* An '=' of the name's own. */
+	assert_int_equal(parse_disk(&d, "rbd:p/i:conf=x,format=qcow2", &err), 0);
+	assert_string_equal(d.file, "rbd:p/i:conf=x");
+	assert_int_equal(d.format, 1);
+	opt_free(disk_opts, &d);
+	assert_int_equal(parse_disk(&d, "fil=x", &err), -EINVAL);
+	assert_int_equal(parse_disk(&d, "x,rbd:p/i:conf=x", &err), -EINVAL);
+	opt_free(disk_opts, &d);
 }
 
 static int lines;
