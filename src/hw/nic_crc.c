@@ -1,4 +1,11 @@
-/* CRC-32 of IEEE 802.3, reflected, a byte at a time. */
+/*
+ * CRC-32 of IEEE 802.3, reflected: a byte at a time, or 16 where the processor multiplies without
+ * carries. Then the sum of what has been read is kept as 16 bytes that have the same CRC, each half
+ * of which is moved on by 16 bytes at a time (Gopal et al., "Fast CRC Computation for Generic
+ * Polynomials Using PCLMULQDQ Instruction", Intel 2009).
+ */
+#include <immintrin.h>
+
 #include "hw/nic_int.h"
 
 static const u32 table[256] = {
@@ -41,23 +48,41 @@ static const u32 table[256] = {
 	0xb40bbe37, 0xc30c8ea1, 0x5a05df1b, 0x2d02ef8d,
 };
 
-static u32 run(const u8 *p, size_t len)
+static u32 run(u32 crc, const u8 *p, size_t len)
 {
-	u32 crc = 0xffffffff;
-
 	while (len--)
 		crc = crc >> 8 ^ table[(u8)crc ^ *p++];
 	return crc;
 }
 
+/* len is a multiple of 16, not 0. */
+__attribute__((target("pclmul,sse4.1"))) static u32 run_wide(u32 crc, const u8 *p, size_t len)
+{
+	const __m128i by = _mm_set_epi64x(0x0ccaa009e, 0x1751997d0);
+	__m128i x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)p), _mm_cvtsi32_si128((int)crc));
+	u8 rest[16];
+
+	for (size_t at = 16; at < len; at += 16)
+		x = _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00),
+						_mm_clmulepi64_si128(x, by, 0x11)),
+				  _mm_loadu_si128((const __m128i *)(p + at)));
+	_mm_storeu_si128((__m128i *)rest, x);
+	return run(0, rest, sizeof(rest));
+}
+
 u32 nic_crc32(const void *data, size_t len)
 {
-	return ~run(data, len);
+	size_t wide = len >= 32 && __builtin_cpu_supports("pclmul") ? len & ~(size_t)15 : 0;
+	u32 crc = 0xffffffff;
+
+	if (wide)
+		crc = run_wide(crc, data, wide);
+	return ~run(crc, (const u8 *)data + wide, len - wide);
 }
 
 u32 nic_multicast_hash(const u8 mac[NIC_MAC_LEN])
 {
-	u32 crc = run(mac, NIC_MAC_LEN), hash = 0;
+	u32 crc = run(0xffffffff, mac, NIC_MAC_LEN), hash = 0;
 
 	/* The top bits of the unreflected CRC are the lowest of this one, in reverse. */
 	for (int i = 0; i < 6; i++)
