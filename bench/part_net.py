@@ -123,7 +123,7 @@ def cpu(pid):
 
 
 class Run:
-    """One monitor from start to end; results[card, case] = (rate, CPU seconds)."""
+    """One monitor from start to end; results[card, case] = (rate, CPU seconds for each of it)."""
 
     def __init__(self, place, cmd):
         self.results, self.lines = {}, []
@@ -144,7 +144,8 @@ class Run:
                 rate = float(m.group(4)) * 1000
                 if u := re.search(r"(\d+)/(\d+) \(", line):
                     rate = (int(u.group(2)) - int(u.group(1))) / float(m.group(1))
-                self.results[key] = (rate, used)
+                if rate and used:
+                    self.results[key] = rate, used / rate
             elif line.startswith("TROUBLE"):
                 print("   (", key, line, ")")
         self.p.wait()
@@ -171,7 +172,9 @@ def commands(bench, place, kernel_dir, initrd):
 
 
 def better(a, b):
-    return {k: max(r[k] for r in (a, b) if k in r) for k in {**a, **b}}
+    """The higher rate and, of whichever run, the lower cost: what else the machine did cost both."""
+    runs = {k: [r[k] for r in (a, b) if k in r] for k in {**a, **b}}
+    return {k: (max(r[0] for r in v), min(r[1] for r in v)) for k, v in runs.items()}
 
 
 def show(backend, mine, theirs):
@@ -180,9 +183,7 @@ def show(backend, mine, theirs):
             a, b = mine.get((driver, case)), theirs.get((driver, case))
             unit = 1e6 if case.startswith("tcp") else 1e3
             cells = [f"{r[0] / unit:.1f}" if r else "-" for r in (a, b)]
-            both = a and b and all((*a, *b))
-            cells.append(f"{a[0] / b[0]:.2f}" if both else "-")
-            cells.append(f"{(a[1] / a[0]) / (b[1] / b[0]):.2f}" if both else "-")
+            cells += [f"{a[i] / b[i]:.2f}" if a and b else "-" for i in (0, 1)]
             row(f"{backend} {model}: {text}", *cells)
 
 
