@@ -411,9 +411,10 @@ static void set_writeback(struct blk *blk, bool on)
 
 static bool features_set(struct virtio_device *dev)
 {
-	/* 5.2.5.2: a driver that can neither flush nor choose gets writethrough. */
-	set_writeback(of(dev), virtio_has(dev, VIRTIO_BLK_F_FLUSH) ||
-				       virtio_has(dev, VIRTIO_BLK_F_CONFIG_WCE));
+	/* 5.2.5.2: a driver that cannot flush begins with writethrough; before 1.0 one that can
+	 * choose may have done so already (5.2.5.3). */
+	if (virtio_is_modern(dev) || !virtio_has(dev, VIRTIO_BLK_F_CONFIG_WCE))
+		set_writeback(of(dev), virtio_has(dev, VIRTIO_BLK_F_FLUSH));
 	return true;
 }
 

@@ -304,6 +304,41 @@ static void cache_mode_is_the_drivers(void **state)
 	assert_int_equal(driver_config(&d, 32, 1), 0);
 	driver_set_config(&d, 32, 1, 1);
 	assert_int_equal(driver_config(&d, 32, 1), 0);
+	driver_start(&d, VIRTIO_F(VIRTIO_BLK_F_CONFIG_WCE), 1); /* who cannot flush, but choose */
+	assert_int_equal(driver_config(&d, 32, 1), 0);
+	driver_set_config(&d, 32, 1, 1);
+	assert_int_equal(driver_config(&d, 32, 1), 1);
+	driver_start(&d, VIRTIO_F(VIRTIO_BLK_F_FLUSH), 1);
+	assert_int_equal(driver_config(&d, 32, 1), 1);
+	close_device();
+}
+
+/* 5.2.5.3: before 1.0 a driver may choose at any time, and neither features nor status bits change
+ * what it chose. */
+static void old_drivers_choose_early(void **state)
+{
+	static const u64 sets[] = {VIRTIO_F(VIRTIO_BLK_F_CONFIG_WCE),
+				   VIRTIO_F(VIRTIO_BLK_F_CONFIG_WCE) |
+					   VIRTIO_F(VIRTIO_BLK_F_FLUSH)};
+
+	open_device(&driver_modes[9], false, 1);
+	for (u32 i = 0; i < 8; i++) /* 4.1.4.10: capacity, by accesses of any width */
+		assert_int_equal(driver_config(&d, i, 1), (u64)DISK_SIZE / 512 >> 8 * i & 0xff);
+	assert_int_equal(driver_config(&d, 0, 2), (u16)(DISK_SIZE / 512));
+	for (u32 i = 0; i < 4; i++) {
+		u8 choice = i & 1;
+
+		driver_set_status(&d, 0);
+		driver_set_features(&d, sets[i / 2]);
+		driver_set_config(&d, 32, 1, choice);
+		driver_set_status(&d, 1);
+		driver_set_status(&d, 3);
+		assert_int_equal(driver_config(&d, 32, 1), choice);
+		driver_setup_queue(&d, 0, 0);
+		driver_set_status(&d, 7);
+		assert_int_equal(driver_config(&d, 32, 1), choice);
+		assert_int_equal(request(VIRTIO_BLK_T_OUT, 3, 512, 1), 0);
+	}
 	close_device();
 }
 
@@ -381,6 +416,7 @@ static void configuration_is_told(void **state)
 	for (u32 at = 36; at < 56; at += 4) /* DISCARD, WRITE_ZEROES: not zero */
 		assert_true(driver_config(&d, at, 4) > 0);
 	assert_int_equal(driver_config(&d, 56, 1), 1);
+	assert_int_equal(driver_config(&d, 57, 2) | driver_config(&d, 59, 1), 0); /* unused1 */
 	/* One segment of a megabyte. */
 	driver_start(&d, full_features(), 1);
 	data = driver_ptr(&d, DATA);
@@ -493,6 +529,7 @@ int main(void)
 		cmocka_unit_test(ranges_are_zeroed),
 		cmocka_unit_test(serial_is_told),
 		cmocka_unit_test(cache_mode_is_the_drivers),
+		cmocka_unit_test(old_drivers_choose_early),
 		cmocka_unit_test(resize_is_told),
 		cmocka_unit_test(other_types_are_unsupported),
 		cmocka_unit_test(configuration_is_told),
