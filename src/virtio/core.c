@@ -102,6 +102,26 @@ void virtio_queue_poke(struct virtio_queue *queue)
 	event_signal(queue->kick_fd);
 }
 
+void virtio_notify(struct virtio_device *dev, u32 index)
+{
+	struct virtio_queue *queue = virtio_queue_at(dev, index);
+
+	if (queue)
+		virtio_queue_poke(queue);
+}
+
+void virtio_set_doorbells(struct virtio_device *dev, struct bus_doorbell bell, u32 stride, bool on)
+{
+	for (unsigned int i = 0; i < dev->nqueues; i++, bell.addr += stride) {
+		bell.fd = dev->queue[i].kick_fd;
+		bell.value = bell.match ? i : 0;
+		if (on)
+			bus_doorbell_add(dev->bus, &bell);
+		else
+			bus_doorbell_del(dev->bus, &bell);
+	}
+}
+
 /* ---- interrupts and errors of a queue ---- */
 
 static void signal_work(struct loop_work *work)
@@ -386,6 +406,24 @@ void virtio_queue_enable(struct virtio_queue *queue)
 	virtio_settle_features(queue->dev);
 	queue->enabled = true;
 	queue_go_live(queue);
+}
+
+void virtio_queue_set_size(struct virtio_queue *queue, u32 size)
+{
+	bool packed = virtio_has(queue->dev, VIRTIO_F_RING_PACKED);
+
+	if (size && size <= queue->vq.max_size && (packed || is_power_of_2(size)))
+		queue->vq.size = (u16)size;
+}
+
+bool virtio_queue_is_stopping(struct virtio_queue *queue)
+{
+	bool stopping;
+
+	pthread_mutex_lock(&queue->dev->stop_lock);
+	stopping = queue->stopping;
+	pthread_mutex_unlock(&queue->dev->stop_lock);
+	return stopping;
 }
 
 void virtio_queue_reset(struct virtio_queue *queue)

@@ -98,7 +98,9 @@ static u32 read_register(struct virtio_mmio *vm, u64 offset)
 		return ~0u; /* 4.2.2.1: no such region */
 	case VIRTIO_MMIO_CONFIG_GENERATION:
 		return vm->dev->generation;
-	default: /* QUEUE_RST too: a reset is over before the write returns */
+	case QUEUE_RST: /* by who wrote 1 it is not read before the reset is over */
+		return queue && virtio_queue_is_stopping(queue);
+	default:
 		return 0;
 	}
 }
@@ -127,8 +129,7 @@ static void write_open_queue(struct virtio_queue *queue, u64 offset, u32 value)
 
 	switch (offset) {
 	case VIRTIO_MMIO_QUEUE_NUM:
-		if (value && value <= vq->max_size)
-			vq->size = (u16)value;
+		virtio_queue_set_size(queue, value);
 		break;
 	case VIRTIO_MMIO_QUEUE_READY:
 		if (value == 1)
@@ -173,8 +174,6 @@ static void reset_registers(struct virtio_mmio *vm)
 
 static void write_register(struct virtio_mmio *vm, u64 offset, u32 value)
 {
-	struct virtio_queue *queue;
-
 	switch (offset) {
 	case VIRTIO_MMIO_DEVICE_FEATURES_SEL:
 		vm->feature_select = value;
@@ -189,9 +188,7 @@ static void write_register(struct virtio_mmio *vm, u64 offset, u32 value)
 		vm->queue_select = value;
 		break;
 	case VIRTIO_MMIO_QUEUE_NOTIFY:
-		queue = virtio_queue_at(vm->dev, value);
-		if (queue)
-			virtio_queue_poke(queue);
+		virtio_notify(vm->dev, value);
 		break;
 	case VIRTIO_MMIO_INTERRUPT_ACK:
 		acknowledge(vm, value);
@@ -221,21 +218,12 @@ static const struct bus_ops ops = {mmio_read, mmio_write};
 
 static void set_doorbells(struct virtio_mmio *vm, bool on)
 {
-	for (unsigned int i = 0; i < vm->dev->nqueues; i++) {
-		const struct bus_doorbell bell = {
-			.space = BUS_MMIO,
-			.addr = vm->range.base + VIRTIO_MMIO_QUEUE_NOTIFY,
-			.size = 4,
-			.match = true,
-			.value = i,
-			.fd = vm->dev->queue[i].kick_fd,
-		};
+	const struct bus_doorbell bell = {.space = BUS_MMIO,
+					  .addr = vm->range.base + VIRTIO_MMIO_QUEUE_NOTIFY,
+					  .size = 4,
+					  .match = true};
 
-		if (on)
-			bus_doorbell_add(vm->device.bus, &bell);
-		else
-			bus_doorbell_del(vm->device.bus, &bell);
-	}
+	virtio_set_doorbells(vm->dev, bell, 0, on);
 	vm->doorbells = on;
 }
 

@@ -160,7 +160,7 @@ static const struct {
 
 #define COMMON_SIZE 60
 
-static u64 get_queue_field(const struct virtio_queue *queue, enum field field)
+static u64 get_queue_field(struct virtio_queue *queue, enum field field)
 {
 	switch (field) {
 	case QUEUE_SIZE:
@@ -178,14 +178,14 @@ static u64 get_queue_field(const struct virtio_queue *queue, enum field field)
 		return queue->vq.avail_gpa;
 	case QUEUE_DEVICE:
 		return queue->vq.used_gpa;
-	default: /* QUEUE_RESET: it is over before the write returns */
-		return 0;
+	default: /* QUEUE_RESET: by who wrote 1 it is not read before the reset is over */
+		return virtio_queue_is_stopping(queue);
 	}
 }
 
 static u64 get_field(struct virtio_pci *vp, enum field field)
 {
-	const struct virtio_queue *queue = virtio_queue_at(vp->dev, vp->queue_select);
+	struct virtio_queue *queue = virtio_queue_at(vp->dev, vp->queue_select);
 	u32 select = vp->driver_feature_select;
 
 	switch (field) {
@@ -225,9 +225,7 @@ static void set_queue_field(struct virtio_pci *vp, struct virtio_queue *queue, e
 		return;
 	switch (field) {
 	case QUEUE_SIZE:
-		/* Whether it is a power of two matters when the layout is known. */
-		if (value && value <= vq->max_size)
-			vq->size = (u16)value;
+		virtio_queue_set_size(queue, (u32)value);
 		break;
 	case QUEUE_ENABLE:
 		if (value == 1)
@@ -327,10 +325,8 @@ static void common_write(struct virtio_pci *vp, u32 offset, unsigned int size, u
 
 static void doorbell_written(struct virtio_pci *vp, u64 offset)
 {
-	struct virtio_queue *queue = virtio_queue_at(vp->dev, (u32)(offset / NOTIFY_MULT));
-
-	if (queue && offset % NOTIFY_MULT == 0)
-		virtio_queue_poke(queue);
+	if (offset % NOTIFY_MULT == 0)
+		virtio_notify(vp->dev, (u32)(offset / NOTIFY_MULT));
 }
 
 static u64 modern_read(void *ctx, u64 offset, unsigned int size)
@@ -387,21 +383,13 @@ static const struct bus_ops ports_ops = {ports_read, ports_write};
 static void doorbells_moved(struct pci_device *pci, struct pci_region *region, bool mapped)
 {
 	struct virtio_pci *vp = of_pci(pci);
-	u64 base = region->range.base + (region == &vp->modern ? NOTIFY * STRUCTURE : 0);
+	/* Any size: with NOTIFICATION_DATA it is 4 bytes, without it 2. */
+	const struct bus_doorbell bell = {
+		.space = region->range.space,
+		.addr = region->range.base + (region == &vp->modern ? NOTIFY * STRUCTURE : 0),
+	};
 
-	for (unsigned int i = 0; i < vp->dev->nqueues; i++) {
-		/* Any size: with NOTIFICATION_DATA it is 4 bytes, without it 2. */
-		const struct bus_doorbell bell = {
-			.space = region->range.space,
-			.addr = base + (u64)NOTIFY_MULT * i,
-			.fd = vp->dev->queue[i].kick_fd,
-		};
-
-		if (mapped)
-			bus_doorbell_add(pci->dev.bus, &bell);
-		else
-			bus_doorbell_del(pci->dev.bus, &bell);
-	}
+	virtio_set_doorbells(vp->dev, bell, NOTIFY_MULT, mapped);
 }
 
 /* ---- PCI_CFG: the BARs through configuration space, section 4.1.4.9 ---- */
@@ -595,6 +583,8 @@ static int init(struct device *device, const void *config, struct err *err)
 	if (rc)
 		return rc;
 	vp->dev->legacy = old_id;
+	if (old_id) /* section 6.3 */
+		virtio_offer(vp->dev, VIRTIO_F(VIRTIO_F_ANY_LAYOUT));
 	pci_bar_init(&vp->pci, MSIX_BAR, PCI_BAR_MMIO32, 4096, false);
 	vectors = min(vp->dev->nqueues + 1, (unsigned int)PCI_MSIX_MAX);
 	rc = pci_msix_init(&vp->pci, vectors, MSIX_BAR, 0, 2048, err);

@@ -9,7 +9,7 @@ struct virtio_pci_config {
 	const struct virtio_class *class;
 	const void *config; /* the class's own */
 	u8 slot;	    /* PCI device number; 0: the next free one */
-	/* Also offer the register file from before 1.0 (section 4.1.4.8), for guests that know no
+	/* Also offer the register file from before 1.0 (section 4.1.4.10), for guests that know no
 	 * other: a port BAR, and the old device ids. */
 	bool transitional;
 	/* Offer doorbells in memory only. Otherwise both, and the port doorbell stands first in the

@@ -1,5 +1,5 @@
 /*
- * The register file from before Virtio 1.0: section 4.1.4.8. One ring layout in one piece, given
+ * The register file from before Virtio 1.0: section 4.1.4.10. One ring layout in one piece, given
  * by a page number; features are final when the first queue is set up; no FEATURES_OK.
  */
 #include <linux/virtio_pci.h>
@@ -85,9 +85,7 @@ static void write_register(struct virtio_pci *vp, u64 offset, u64 value)
 		vp->queue_select = (u16)value;
 		break;
 	case VIRTIO_PCI_QUEUE_NOTIFY:
-		queue = virtio_queue_at(vp->dev, (u16)value);
-		if (queue)
-			virtio_queue_poke(queue);
+		virtio_notify(vp->dev, (u16)value);
 		break;
 	case VIRTIO_PCI_STATUS:
 		virtio_pci_set_status(vp, (u8)value);
@@ -122,19 +120,10 @@ void virtio_pci_legacy_moved(struct pci_device *pci, struct pci_region *region, 
 	struct virtio_pci *vp = container_of(pci, struct virtio_pci, pci);
 
 	/* One register for all queues: the value says which. */
-	for (unsigned int i = 0; i < vp->dev->nqueues; i++) {
-		const struct bus_doorbell bell = {
-			.space = BUS_PIO,
-			.addr = region->range.base + VIRTIO_PCI_QUEUE_NOTIFY,
-			.size = 2,
-			.match = true,
-			.value = i,
-			.fd = vp->dev->queue[i].kick_fd,
-		};
+	const struct bus_doorbell bell = {.space = BUS_PIO,
+					  .addr = region->range.base + VIRTIO_PCI_QUEUE_NOTIFY,
+					  .size = 2,
+					  .match = true};
 
-		if (mapped)
-			bus_doorbell_add(pci->dev.bus, &bell);
-		else
-			bus_doorbell_del(pci->dev.bus, &bell);
-	}
+	virtio_set_doorbells(vp->dev, bell, 0, mapped);
 }

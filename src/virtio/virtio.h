@@ -109,10 +109,10 @@ struct virtio_device {
 	const struct virtio_transport *transport;
 	void *transport_ctx;
 
-	u64 offered;	  /* feature bits */
-	u64 features;	  /* the driver's choice */
-	u8 status;	  /* atomic: NEEDS_RESET comes from any thread */
-	u8 generation;	  /* of the configuration */
+	u64 offered;   /* feature bits */
+	u64 features;  /* the driver's choice */
+	u8 status;     /* atomic: NEEDS_RESET comes from any thread */
+	u8 generation; /* of the configuration */
 	u8 config[VIRTIO_MAX_CONFIG];
 	u8 config_seen[VIRTIO_MAX_CONFIG]; /* as the driver last found it */
 	u32 config_size;
@@ -182,6 +182,11 @@ static inline u8 virtio_get_status(const struct virtio_device *dev)
 {
 	return __atomic_load_n(&dev->status, __ATOMIC_ACQUIRE);
 }
+/* A doorbell that was written all the same: the queue of this number, if there is one, is poked. */
+void virtio_notify(struct virtio_device *dev, u32 index);
+/* Doorbells of all queues come or go. The first one is `bell`, the next ones are `stride` bytes
+ * further on each; where `bell` wants a value to match, it is the queue's number. */
+void virtio_set_doorbells(struct virtio_device *dev, struct bus_doorbell bell, u32 stride, bool on);
 /* 32 bits of the feature words; select beyond 1 reads 0 and writes nothing. */
 u32 virtio_get_features(const struct virtio_device *dev, u32 select);
 void virtio_set_features(struct virtio_device *dev, u32 select, u32 value);
@@ -195,9 +200,14 @@ void virtio_config_write(struct virtio_device *dev, u32 offset, unsigned int siz
 struct virtio_queue *virtio_queue_at(struct virtio_device *dev, u32 index);
 /* The driver may change size and addresses: it is not enabled (section 4.1.4.3). */
 bool virtio_queue_is_open(const struct virtio_queue *queue);
+/* What the driver wants as its size; what is more than there is, or no power of two on split rings
+ * (4.1.4.3.1), is ignored. */
+void virtio_queue_set_size(struct virtio_queue *queue, u32 size);
 void virtio_queue_enable(struct virtio_queue *queue);
 /* RING_RESET (section 2.6.1), and a legacy driver that takes its queue away. */
 void virtio_queue_reset(struct virtio_queue *queue);
+/* Its reset goes on (queue_reset reads 1). */
+bool virtio_queue_is_stopping(struct virtio_queue *queue);
 /* From now on interrupt by this route (NULL: the transport's signal()). */
 void virtio_queue_set_irq(struct virtio_queue *queue, const struct irq_route *route);
 

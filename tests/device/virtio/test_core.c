@@ -247,6 +247,14 @@ static void enabled_queues_are_frozen(void **state)
 	}
 }
 
+static u64 queue_reset_reads(void)
+{
+	bool mmio = d.mode->transport == DRIVER_MMIO;
+
+	set_common(mmio ? VIRTIO_MMIO_QUEUE_SEL : VIRTIO_PCI_COMMON_Q_SELECT, mmio ? 4 : 2, 0);
+	return common(mmio ? 0x0c0 : VIRTIO_PCI_COMMON_Q_RESET, mmio ? 4 : 2);
+}
+
 /* 2.6.1: a queue alone is reset, and comes back, smaller. */
 static void queues_are_reset_alone(void **state)
 {
@@ -271,8 +279,11 @@ static void queues_are_reset_alone(void **state)
 			driver_kick(&d.queue[0]); /* of a queue that is not there */
 			harness_settle(d.h);
 			driver_setup_queue(&d, 0, (u16)size);
+			assert_int_equal(queue_reset_reads(), 0);
 		}
 		assert_int_equal(driver_status(&d), 15);
+		driver_set_status(&d, 0);
+		assert_int_equal(queue_reset_reads(), 0);
 		driver_close(&d);
 	}
 }
@@ -291,6 +302,9 @@ static void capabilities_are_complete(void **state)
 		u8 type, bar, len;
 		u32 offset, length;
 
+		if (harness_config_read(d.h, d.devfn, at, 1) ==
+		    PCI_CAP_ID_MSIX) /* one, and one a queue */
+			assert_int_equal(harness_config_read(d.h, d.devfn, at + 2, 2) & 0x7ff, 1);
 		if (harness_config_read(d.h, d.devfn, at, 1) != PCI_CAP_ID_VNDR)
 			continue;
 		len = (u8)harness_config_read(d.h, d.devfn, at + 2, 1);
@@ -739,6 +753,28 @@ static void driver_features_are_shown(void **state)
 }
 
 /* 2.1.2, 3.1.1: no DRIVER_OK without FEATURES_OK; DEVICE_NEEDS_RESET is the device's to set. */
+/* 2.2.2, 6.2, 6.3: what is offered on each transport, and nothing that is not understood there. */
+static void only_known_features_are_offered(void **state)
+{
+	static const u64 any_layout = VIRTIO_F(VIRTIO_F_ANY_LAYOUT);
+
+	for (size_t m = 0; m < driver_mode_count; m++) {
+		u64 offered, known = VIRTIO_COMMON_FEATURES | VIRTIO_F(VIRTIO_F_IN_ORDER);
+
+		driver_open(&d, &driver_modes[m], &virtio_rng, NULL);
+		offered = driver_offered(&d);
+		if (d.mode->transport == DRIVER_LEGACY)
+			known |= any_layout;
+		if (d.mode->transport == DRIVER_MMIO)
+			known &= ~VIRTIO_F(VIRTIO_F_NOTIF_DATA);
+		assert_int_equal(offered & ~known, 0);
+		assert_int_equal(!!(offered & any_layout), d.mode->transport == DRIVER_LEGACY);
+		if (d.mode->transport != DRIVER_LEGACY)
+			assert_true(offered & VIRTIO_F(VIRTIO_F_VERSION_1));
+		driver_close(&d);
+	}
+}
+
 static void status_bits_have_their_order(void **state)
 {
 	for (size_t m = 0; m < 9; m += 5) {
@@ -783,6 +819,15 @@ static void queues_are_bounded(void **state)
 				   mmio ? 4 : 2, size);
 			assert_int_equal(d.virtio->queue[0].vq.size, 64);
 		}
+		/* Only packed rings have any size. */
+		set_common(mmio ? VIRTIO_MMIO_QUEUE_NUM : VIRTIO_PCI_COMMON_Q_SIZE, mmio ? 4 : 2,
+			   48);
+		assert_int_equal(d.virtio->queue[0].vq.size, 64);
+		driver_set_features(&d,
+				    VIRTIO_F(VIRTIO_F_VERSION_1) | VIRTIO_F(VIRTIO_F_RING_PACKED));
+		set_common(mmio ? VIRTIO_MMIO_QUEUE_NUM : VIRTIO_PCI_COMMON_Q_SIZE, mmio ? 4 : 2,
+			   48);
+		assert_int_equal(d.virtio->queue[0].vq.size, 48);
 		driver_start(&d, 0, 1);
 		reset_queue();
 		add_buffer(0, 8);
@@ -907,6 +952,7 @@ int main(void)
 		cmocka_unit_test(doorbells_have_room),
 		cmocka_unit_test(mmio_registers),
 		cmocka_unit_test(driver_features_are_shown),
+		cmocka_unit_test(only_known_features_are_offered),
 		cmocka_unit_test(status_bits_have_their_order),
 		cmocka_unit_test(queues_are_bounded),
 		cmocka_unit_test(accesses_have_bounds),

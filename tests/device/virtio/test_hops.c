@@ -116,13 +116,19 @@ COUNT_ALLOCATION(calloc, (size_t n, size_t size), n, size)
 COUNT_ALLOCATION(realloc, (void *p, size_t n), p, n)
 
 static u32 drains;
+static u32 stopping_reads; /* where queue_reset is to be read while a queue drains */
+static u64 stopping_value;
+static u64 stopping_read(void);
 
 void __real_block_queue_drain(struct block_queue *queue);
 void __wrap_block_queue_drain(struct block_queue *queue);
 void __wrap_block_queue_drain(struct block_queue *queue)
 {
-	if (on_queue_thread())
+	if (on_queue_thread()) {
+		if (stopping_reads)
+			__atomic_store_n(&stopping_value, stopping_read(), __ATOMIC_RELEASE);
 		__atomic_fetch_add(&drains, 1, __ATOMIC_RELEASE);
+	}
 	__real_block_queue_drain(queue);
 }
 
@@ -135,6 +141,12 @@ static void on_probe(struct loop_watch *watch, u32 events)
 }
 
 static struct driver d;
+
+static u64 stopping_read(void)
+{
+	return harness_read(d.h, d.common + stopping_reads,
+			    d.mode->transport == DRIVER_MMIO ? 4 : 2);
+}
 
 static struct block *open_disk_as(const char *format)
 {
@@ -275,25 +287,32 @@ static void a_read_keeps_the_budget(void **state)
 	}
 }
 
-/* 2.4.2, 2.6.1.1, bug 11: before status reads 0 the owner of each queue has waited for what was in
- * flight; the same for a queue that is reset alone. */
+/* 2.4.1, 2.6.1.1.1, 4.1.4.3.1, 4.2.2.1, bug 11: before status reads 0 the owner of each queue has
+ * waited for what was in flight; the same for a queue that is reset alone. */
 static void a_reset_waits_for_the_disk(void **state)
 {
-	struct block *block = open_disk();
-	struct virtio_blk_options options = {.block = block, .queues = 3};
+	for (size_t m = 1; m < 9; m += 5) { /* PCI, MMIO */
+		struct block *block = open_disk();
+		struct virtio_blk_options options = {.block = block, .queues = 3};
+		bool mmio = driver_modes[m].transport == DRIVER_MMIO;
 
-	driver_open(&d, &driver_modes[1], &virtio_blk, &options);
-	driver_start(&d, VIRTIO_F(VIRTIO_F_RING_RESET), 3);
-	drains = 0;
-	harness_write(d.h, d.common + 22, 2, 1);
-	harness_write(d.h, d.common + 58, 2, 1);
-	assert_int_equal(harness_read(d.h, d.common + 58, 2), 0);
-	assert_int_equal(__atomic_load_n(&drains, __ATOMIC_ACQUIRE), 1);
-	driver_set_status(&d, 0);
-	assert_int_equal(driver_status(&d), 0);
-	assert_int_equal(__atomic_load_n(&drains, __ATOMIC_ACQUIRE), 3);
-	driver_close(&d);
-	block_close(block);
+		driver_open(&d, &driver_modes[m], &virtio_blk, &options);
+		driver_start(&d, VIRTIO_F(VIRTIO_F_RING_RESET), 3);
+		drains = 0;
+		harness_write(d.h, d.common + (mmio ? 0x30 : 22), mmio ? 4 : 2, 1);
+		stopping_reads = mmio ? 0xc0 : 58;
+		assert_int_equal(stopping_read(), 0);
+		harness_write(d.h, d.common + stopping_reads, mmio ? 4 : 2, 1);
+		assert_int_equal(stopping_read(), 0);
+		assert_int_equal(__atomic_exchange_n(&stopping_value, 0, __ATOMIC_ACQUIRE), 1);
+		stopping_reads = 0;
+		assert_int_equal(__atomic_load_n(&drains, __ATOMIC_ACQUIRE), 1);
+		driver_set_status(&d, 0);
+		assert_int_equal(driver_status(&d), 0);
+		assert_int_equal(__atomic_load_n(&drains, __ATOMIC_ACQUIRE), 3);
+		driver_close(&d);
+		block_close(block);
+	}
 }
 
 static int durable_write(void)
