@@ -178,7 +178,7 @@ static u32 net_received(void *ctx, unsigned int index, const struct net_frame *f
 	struct net_pair *pair = &card->pair[index];
 	u32 taken = n;
 
-	/* 5.1.6.5.5.2: nothing on queues that the driver has not asked for. */
+	/* 5.1.6.5.6.2: nothing on queues that the driver has not asked for. */
 	if (index >= __atomic_load_n(&card->active_pairs, __ATOMIC_RELAXED))
 		return n;
 	enter(pair->rx);

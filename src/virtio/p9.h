@@ -1,6 +1,6 @@
 /*
  * A folder of the host in the guest: 9P2000.L (the Linux kernel's Documentation/filesystems/9p and
- * its fs/9p define it) over Virtio 1.3, section 5.13.
+ * its fs/9p define it) over virtio, device type 9, which the standard names and does not describe.
  *
  * What the guest can reach: regular files, directories and symbolic links beneath the folder.
  * Links are never followed here, so where they point does not matter; devices, FIFOs and sockets

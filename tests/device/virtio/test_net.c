@@ -363,10 +363,12 @@ static void offloads_follow_the_features(void **state)
 					.gso_type = NET_GSO_TCPV4,
 					.gso_size = 1000,
 					.hdr_len = 54};
+	struct net_offload ecn = tso;
 	const u8 *p;
 	int id, none;
 	u32 len;
 
+	ecn.gso_type |= NET_GSO_ECN;
 	open_card(&driver_modes[0], 1, 0);
 	driver_start(&d, 0, 2);
 	id = add_rx(RX_BUF, 4096);
@@ -396,6 +398,16 @@ static void offloads_follow_the_features(void **state)
 	assert_int_equal(load_le16(p + 4), 1000);
 	assert_int_equal(load_le16(p + 6), 34);
 	check_rx(RX_BUF + 12, 0, 2000, 3);
+	far_send(200, 3, &ecn); /* was not negotiated */
+	driver_start(&d,
+		     VIRTIO_F(VIRTIO_NET_F_GUEST_CSUM) | VIRTIO_F(VIRTIO_NET_F_GUEST_TSO4) |
+			     VIRTIO_F(VIRTIO_NET_F_GUEST_ECN),
+		     2);
+	id = add_rx(RX_BUF, 4096);
+	driver_kick(&d.queue[0]);
+	far_send(2000, 3, &ecn);
+	assert_int_equal(driver_wait(&d.queue[0], id), 2012);
+	assert_int_equal(p[1], 0x81);
 	close_card();
 }
 
@@ -619,7 +631,7 @@ static bool arrives_on(unsigned int pair)
 	return driver_take(q, &id, &len);
 }
 
-/* 5.1.6.5.5.2: frames come on the pairs that the driver asked for, only the first at the start, and
+/* 5.1.6.5.6.2: frames come on the pairs that the driver asked for, only the first at the start, and
  * after a reset again. */
 static void frames_keep_to_active_pairs(void **state)
 {
@@ -640,6 +652,33 @@ static void frames_keep_to_active_pairs(void **state)
 }
 
 /* 5.1.4: link state, with an interrupt; MTU. */
+/* 5.1.6.5.6.2: what comes while the queue is reset is dropped; the queue goes on afterwards. */
+static void reset_queues_drop(void **state)
+{
+	for (size_t m = 0; m < 4; m++) {
+		int id;
+		u32 len;
+
+		open_card(&driver_modes[m], 1, 0);
+		driver_start(&d, VIRTIO_F(VIRTIO_F_RING_RESET), 2);
+		assert_true(arrives(mac));
+		harness_write(d.h, d.common + 22, 2, 0);
+		harness_write(d.h, d.common + 58, 2, 1);
+		far_send(100, 1, NULL);
+		harness_settle(d.h);
+		driver_setup_queue(&d, 0, 0);
+		add_rx(RX_BUF, 2000);
+		driver_kick(&d.queue[0]);
+		harness_settle(d.h);
+		assert_false(driver_take(&d.queue[0], &id, &len));
+		far_send(200, 2, NULL);
+		harness_settle(d.h);
+		assert_true(driver_take(&d.queue[0], &id, &len));
+		assert_int_equal(len, header_len() + 200);
+		close_card();
+	}
+}
+
 static void link_is_told(void **state)
 {
 	open_card(&driver_modes[0], 1, 0);
@@ -849,6 +888,7 @@ int main(void)
 		cmocka_unit_test(long_tables_mean_all),
 		cmocka_unit_test(pairs_are_the_drivers),
 		cmocka_unit_test(frames_keep_to_active_pairs),
+		cmocka_unit_test(reset_queues_drop),
 		cmocka_unit_test(link_is_told),
 		cmocka_unit_test(mtu_is_kept),
 		cmocka_unit_test(vlans_are_filtered),

@@ -630,7 +630,7 @@ static void use_pairs(void)
 	assert_int_equal(control(VIRTIO_NET_CTRL_MQ, 0, "\1\0", 2), 0);
 	assert_true(kernel->running[0]);
 	assert_false(kernel->running[1]);
-	/* The specification lets a driver send on it all the same (5.1.6.5.5.2). */
+	/* The specification lets a driver send on it all the same (5.1.6.5.6.2). */
 	add_frame(3, 6);
 	assert_int_equal(sent.by_monitor, 1);
 	expect_used(3, 0);

@@ -567,6 +567,14 @@ static void packed_event_decides(void **state)
 		if (signals != (event < total))
 			fail_msg("round %d: %u places, waits for %u on", round, n, ahead);
 	}
+	/* 2.8.15: a descriptor that was given back is the driver's: it may do what it likes with
+	 * it. */
+	memset(at(DESC + 16 * ((total + 12) % 13)), 0x11, 14);
+	assert_null(virtq_pop(&vq));
+	virtq_flush(&vq);
+	virtq_notify_enable(&vq);
+	for (u32 i = 0; i < 14; i++)
+		assert_int_equal(((u8 *)at(DESC + 16 * ((total + 12) % 13)))[i], 0x11);
 	store_le16(at(AVAIL) + 2, VRING_PACKED_EVENT_FLAG_DISABLE);
 	signals = 0;
 	for (int i = 0; i < 2; i++) {
