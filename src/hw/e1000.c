@@ -23,7 +23,7 @@
 #define ITR_MAX_NS	     (0xffffULL * ITR_UNIT_NS)
 #define ITR_MIN_NS	     (128 * NSEC_PER_USEC) /* when there is any throttling: 7,813 a second */
 #define DELAY_UNIT_NS	     1024ULL
-#define DELAY_MIN_NS	     (2 * ITR_MIN_NS)
+#define DELAY_MIN_NS	     (4 * ITR_MIN_NS)
 #define PCI_STATUS	     0x06 /* configuration space */
 #define PCI_STATUS_INTERRUPT 0x08
 #define IMS_MASK	     0x1ffff
@@ -72,6 +72,7 @@ static void collect_late(struct e1000 *e)
 		return;
 	*e1000_reg(e, E_ICR) |= e->late;
 	e->late = 0;
+	e->late_descs = 0;
 	bus_timer_disarm(&e->late_timer);
 }
 
@@ -87,6 +88,11 @@ void e1000_raise_late(struct e1000 *e, u32 causes)
 {
 	u64 delay = max(*e1000_reg(e, E_TIDV), *e1000_reg(e, E_TADV) & 0xffff) * DELAY_UNIT_NS;
 
+	if (e->late_descs >= *e1000_reg(e, E_TDLEN) / E1000_DESC / 2) {
+		e1000_raise(e, causes);
+		e->late_descs = 0;
+		return;
+	}
 	if (!e->late)
 		bus_timer_arm(&e->late_timer, clock_now_ns() + max(delay, DELAY_MIN_NS));
 	e->late |= causes;
@@ -147,7 +153,7 @@ static void mac_reset(struct e1000 *e)
 	bus_timer_disarm(&e->throttle);
 	bus_timer_disarm(&e->kick);
 	bus_timer_disarm(&e->late_timer);
-	e->late = 0;
+	e->late = e->late_descs = 0;
 	e->next_interrupt_ns = 0;
 	update_irq(e);
 	e1000_rx_resume(e);

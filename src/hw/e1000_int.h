@@ -131,7 +131,8 @@ struct e1000 {
 	u8 rx_stalled; /* a frame was refused: there were too few descriptors */
 	struct bus_timer throttle, kick;
 	struct bus_timer late_timer;
-	u32 late; /* causes to come with the next one, or when late_timer fires */
+	u32 late;	/* causes to come with the next one, or when late_timer fires */
+	u32 late_descs; /* descriptors sent since a driver heard of any */
 	u64 next_interrupt_ns, throttle_left_ns; /* the latter when saved */
 	u8 raised;				 /* INTA#, when saved */
 	struct e1000_context csum_context, tso_context;
@@ -148,7 +149,7 @@ static inline u32 *e1000_reg(struct e1000 *e, u32 at)
 
 void e1000_raise(struct e1000 *e, u32 causes);
 /* A transmit descriptor with IDE is done: within TIDV and TADV (SDM 13.4.44), or earlier with
- * another cause. */
+ * another cause or when half of the ring is done. */
 void e1000_raise_late(struct e1000 *e, u32 causes);
 void e1000_dma_failed(struct e1000 *e);
 /* Add to a statistics register; they stick at the top. bytes: a pair of registers. */

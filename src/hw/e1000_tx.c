@@ -202,6 +202,7 @@ void e1000_tx_run(struct e1000 *e)
 		if (!run_descriptor(e, ring + (u64)*head * E1000_DESC))
 			return;
 		*head = *head + 1 == count ? 0 : *head + 1;
+		e->late_descs++;
 	}
 	if (*head == tail)
 		e1000_raise(e, IC_TXQE);
