@@ -21,6 +21,8 @@ LOADS = {
     "coremark": ("whole numbers, passes/s", 1), "sha256": ("SHA-256 in C, MB/s", 1e6),
     "qsort": ("qsort, M/s", 1e6), "nbody": ("n-body, k steps/s", 1e3),
     "linpack": ("linear equations, Mflop/s", 1e6), "triad": ("stream triad, GB/s", 1e9),
+    "crc32": ("CRC-32 by table, MB/s", 1e6), "divide": ("divisions, M/s", 1e6),
+    "x87": ("x87, Mflop/s", 1e6),
     "copy": ("copy 1 MiB, GB/s", 1e9), "copy-short": ("copy 100 bytes, GB/s", 1e9),
     "syscall": ("system calls, k/s", 1e3), "fork-exec": ("fork and exec, /s", 1),
     "pipe": ("pipe there and back, k/s", 1e3), "fault": ("page faults, k/s", 1e3),

@@ -27,6 +27,8 @@ static const struct load loads[] = {
 	{"copy", load_copy},	     {"copy-short", load_copy_short},
 	{"syscall", load_syscall},   {"fork-exec", load_fork},
 	{"pipe", load_pipe},	     {"fault", load_fault},
+	{"crc32", load_crc32},	     {"divide", load_divide},
+	{"x87", load_x87},
 };
 
 /* Algorithms of openssl speed; a unit is a byte. */

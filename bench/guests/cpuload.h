@@ -19,6 +19,9 @@ uint64_t load_qsort(uint64_t *sum);    /* numbers sorted */
 uint64_t load_nbody(uint64_t *sum);    /* steps of five bodies */
 uint64_t load_linpack(uint64_t *sum);  /* floating-point operations */
 uint64_t load_triad(uint64_t *sum);    /* bytes read and written */
+uint64_t load_crc32(uint64_t *sum);    /* bytes */
+uint64_t load_divide(uint64_t *sum);   /* divisions */
+uint64_t load_x87(uint64_t *sum);      /* floating-point operations */
 
 uint64_t load_copy(uint64_t *sum);	 /* bytes, a MiB at a time */
 uint64_t load_copy_short(uint64_t *sum); /* bytes, 100 at a time */

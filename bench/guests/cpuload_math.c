@@ -1,4 +1,4 @@
-/* Loads that only compute: whole numbers, SHA-256, sorting, doubles, memory bandwidth. */
+/* Loads that only compute: whole numbers, SHA-256, sorting, doubles, memory bandwidth, CRC, x87. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -373,4 +373,63 @@ uint64_t load_triad(uint64_t *sum)
 		a[i] = b[i] + 3.0 * c[i];
 	*sum = *sum * 31 + bits(a[COUNT / 3]);
 	return 3ull * COUNT * sizeof(*a);
+}
+
+/* A CRC-32 by a table of bytes, as gzip and zlib of old do. */
+uint64_t load_crc32(uint64_t *sum)
+{
+	enum { SIZE = 1 << 16 };
+	static uint32_t table[256];
+	static uint8_t data[SIZE];
+	uint32_t seed = 7, crc = ~0u;
+
+	if (!table[1]) {
+		for (uint32_t i = 0; i < 256; i++) {
+			table[i] = i;
+			for (int bit = 0; bit < 8; bit++)
+				table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xedb88320 : 0);
+		}
+		for (int i = 0; i < SIZE; i++)
+			data[i] = (uint8_t)next_random(&seed);
+	}
+	for (int i = 0; i < SIZE; i++)
+		crc = crc >> 8 ^ table[(uint8_t)(crc ^ data[i])];
+	*sum = *sum * 31 + crc;
+	return SIZE;
+}
+
+/* Divisions of 32 and 64 bits, with and without a sign. */
+uint64_t load_divide(uint64_t *sum)
+{
+	enum { COUNT = 1 << 14 };
+	uint64_t wide = 0x123456789abcdef, out = 0;
+	uint32_t seed = 9;
+
+	for (int i = 0; i < COUNT / 4; i++) {
+		uint32_t d = next_random(&seed) | 1;
+		int32_t n = (int32_t)next_random(&seed) - (1 << 23);
+
+		wide = wide * 31 + i;
+		out += wide / d + (uint64_t)((int64_t)wide % (int64_t)(d >> 1 | 1));
+		out += (uint32_t)wide % (d >> 8 | 1) + (uint32_t)(n / (int32_t)(d >> 12 | 3));
+	}
+	*sum = *sum * 31 + out;
+	return COUNT;
+}
+
+/* The x87 unit: square roots by Newton's way, in long doubles. */
+uint64_t load_x87(uint64_t *sum)
+{
+	enum { COUNT = 1000, STEPS = 8 };
+	long double total = 0;
+
+	for (int i = 1; i <= COUNT; i++) {
+		long double x = i;
+
+		for (int step = 0; step < STEPS; step++)
+			x = (x + i / x) / 2;
+		total += x;
+	}
+	*sum = *sum * 31 + bits((double)total);
+	return 3ull * COUNT * STEPS + COUNT;
 }
