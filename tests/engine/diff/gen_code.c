@@ -685,11 +685,16 @@ static void gen_load_far(struct emitter *e)
 {
 	static const u16 ops[] = {0xc4, 0xc5, 0xb20f, 0xb40f, 0xb50f};
 	unsigned int kind = below(e->r, 5);
-	u16 op = ops[e->code32 ? kind : 2 + kind % 3];
+	u16 op = ops[e->code32 ? kind : 2 + kind % 3], sel;
+	bool narrow;
 
 	e->ends = true;
-	put_far_pointer(e, (u32)edge_value(e->r), one_in(e->r, 3) ? selector(e) : 0x2b);
-	if (one_in(e->r, 6))
+	sel = one_in(e->r, 3) ? selector(e) : 0x2b;
+	narrow = one_in(e->r, 6);
+	/* a selector that has not been drawn may be one that the host's kernel alone has */
+	put_far_pointer(e, narrow ? (u32)sel << 16 | (u16)edge_value(e->r) : (u32)edge_value(e->r),
+			sel);
+	if (narrow)
 		put(e, 0x66);
 	put_le(e, op, op < 0x100 ? 1 : 2);
 	put_absolute(e, below(e->r, 8), FAR_POINTER);
