@@ -75,9 +75,8 @@ class Bench:
     def callgrind(self, cmd, limit=300, attempts=1):
         """User-mode instructions of a command; None without valgrind or past limit seconds.
 
-        `bothy img bench` has stopped for good under valgrind, with a helper thread waiting for
-        valgrind's own lock; thousands of runs without it did not. Why is not proven: such commands
-        take a low limit and attempts.
+        What waits for a helper thread (copies, some allocating writes) may stop for good: valgrind
+        seems to keep its own lock in io_uring_enter. Such commands take a low limit and attempts.
         """
         if not shutil.which("valgrind"):
             return None

@@ -1,8 +1,8 @@
 """storage: disk images beside qemu-img, medians of runs in turn, O_DIRECT where requests are measured.
 
 Requests are 4 KiB, 32 in flight. A ratio above 1 means that bothy is faster; the last column compares
-processor time (user and system, without that of one request alone), which other work on the machine
-and a slow disk change less.
+the least processor time of the runs (user and system, without that of one request alone), which other
+work on the machine and a slow disk change less.
 """
 import os, re, resource, shutil, statistics, subprocess, time
 from common import row
@@ -59,7 +59,7 @@ class Part:
                 wall[who].append(s)
                 cpu[who].append(max(c - one, 0))
         w = {who: statistics.median(v) for who, v in wall.items()}
-        c = {who: statistics.median(v) for who, v in cpu.items()}
+        c = {who: min(v) for who, v in cpu.items()}
         row(name, *(f"{COUNT / w[who] / 1e3:.1f}" for who in ("bothy", "qemu")),
             ratio(w["qemu"], w["bothy"]), ratio(c["qemu"], c["bothy"]))
         return w["bothy"]
@@ -75,7 +75,7 @@ class Part:
                 cpu[who].append(timed_wall([*cmd, *args], seconds))
                 wall[who] += seconds
         w = {who: statistics.median(v) for who, v in wall.items()}
-        c = {who: statistics.median(v) for who, v in cpu.items()}
+        c = {who: min(v) for who, v in cpu.items()}
         row(name, *(f"{w[who] * 1e3:.0f} ms" for who in ("bothy", "qemu")),
             ratio(w["qemu"], w["bothy"]), ratio(c["qemu"], c["bothy"]))
 
