@@ -287,7 +287,9 @@ void block_queue_flush(struct block_queue *queue);
 /* Deliver finished requests; the number delivered. Does not block. */
 int block_queue_poll(struct block_queue *queue);
 
-/* Submit, then wait until no request of this queue is in flight. */
+/* Submit, then wait until no request of this queue is in flight. What one of them waits for may be
+ * another queue's (its copy of the same cluster), which must go on meanwhile: not for a thread that
+ * owns several with requests in flight. */
 void block_queue_drain(struct block_queue *queue);
 
 /* Requests in flight. Owner's thread. */
