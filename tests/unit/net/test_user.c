@@ -317,11 +317,13 @@ static void forwards_to_a_server(void **state)
 	close(fd);
 }
 
-static void send_datagram(struct net *net, u16 from, u16 port, const char *text, bool good)
+/* A datagram from .15 to .100; its length. */
+static u32 make_datagram(u8 *f, u16 from, u16 port, const char *text, bool good)
 {
-	u8 f[128] = {0x52, 0x55, 10, 0, 2, 100}, *ip = f + 14, *udp = f + 34;
+	u8 *ip = f + 14, *udp = f + 34;
 	u32 len = 8 + (u32)strlen(text), sum;
 
+	memcpy(f, "\x52\x55\x0a\x00\x02\x64", 6);
 	memcpy(f + 6, guest_mac, 6);
 	store_be16(f + 12, 0x0800);
 	memcpy(ip, "\x45\x00\x00\x00\x00\x01\x00\x00\x40\x11\x00\x00", 12);
@@ -332,10 +334,18 @@ static void send_datagram(struct net *net, u16 from, u16 port, const char *text,
 	store_be16(udp, from);
 	store_be16(udp + 2, port);
 	store_be16(udp + 4, (u16)len);
+	store_be16(udp + 6, 0);
 	memcpy(udp + 8, text, len - 8);
 	sum = net_csum_add(17 + len, ip + 12, 8);
 	store_be16(udp + 6, (u16)(net_csum_fold(net_csum_add(sum, udp, len)) + !good));
-	assert_true(send_frame(net, f, 34 + len));
+	return 34 + len;
+}
+
+static void send_datagram(struct net *net, u16 from, u16 port, const char *text, bool good)
+{
+	u8 f[128];
+
+	assert_true(send_frame(net, f, make_datagram(f, from, port, text, good)));
 }
 
 /* What the server hears next; who said it goes to *from. */
@@ -480,22 +490,25 @@ static void explains_mistakes(void **state)
 	}
 }
 
-/* Random frames: the stack and the link survive. */
+/* Random frames: the stack, the forwards and the link survive. */
 static void survives_noise(void **state)
 {
 	struct guest g = {.room = ~0u / 2};
-	struct net *net = open_link("user", &g);
+	struct net *net = open_link("user,guestfwd=udp:10.0.2.100:53-udp:127.0.0.1:9", &g);
 	u8 f[1514];
 	u32 seed = 1;
 
 	for (int i = 0; i < 20000; i++) {
-		u32 len = dhcp_discover(f);
+		bool datagram = i & 1;
+		u32 len =
+			datagram ? make_datagram(f, 1000, 53, "question", true) : dhcp_discover(f);
 
-		for (int k = 0; k < 8; k++) {
+		for (int k = 0; k < (datagram ? 2 : 8); k++) {
 			seed = seed * 1664525 + 1013904223;
-			f[12 + (seed >> 8) % 60] = (u8)(seed >> 24);
+			f[12 + (seed >> 8) % (datagram ? 30 : 60)] = (u8)(seed >> 24);
 		}
-		len = NET_MIN_FRAME + (seed >> 5) % (len - NET_MIN_FRAME);
+		if (!datagram || seed >> 31)
+			len = NET_MIN_FRAME + (seed >> 5) % (len - NET_MIN_FRAME);
 		while (!send_frame(net, f, len))
 			usleep(100);
 	}
