@@ -313,38 +313,72 @@ static bool flush_tail(struct stream *s)
 	return s->tail_start == s->tail_end;
 }
 
-/* False when it has to wait. With the lock. */
-static bool send_frame(struct stream *s, const struct net_frame *f)
-{
+/* Frames behind each other, each behind its length. */
+struct burst {
 	struct iovec iov[MAX_IOV + 1];
-	u8 header[HEADER];
-	ssize_t n;
+	u8 header[NET_BATCH][HEADER];
+	size_t niov;
+	u32 frames;
+};
+
+/* As many as go into one call. */
+static void gather(struct burst *b, const struct net_frame *frames, u32 n)
+{
+	b->niov = b->frames = 0;
+	for (; b->frames < min(n, (u32)NET_BATCH); b->frames++) {
+		const struct net_frame *f = &frames[b->frames];
+
+		if (b->niov + f->niov > MAX_IOV)
+			break;
+		store_be32(b->header[b->frames], f->len);
+		b->iov[b->niov++] = (struct iovec){b->header[b->frames], HEADER};
+		memcpy(b->iov + b->niov, f->iov, f->niov * sizeof(b->iov[0]));
+		b->niov += f->niov;
+	}
+}
+
+/* The frames of which anything is among the first `len` bytes; the rest of the last one goes to the
+ * tail. */
+static u32 settle(struct stream *s, const struct burst *b, const struct net_frame *frames,
+		  size_t len)
+{
+	size_t end = 0;
+	u32 n = 0;
+
+	while (end < len)
+		end += HEADER + frames[n++].len;
+	s->tail_start = 0;
+	s->tail_end = (u32)iov_to_buf(b->iov, b->niov, len, s->tail, end - len);
+	return n;
+}
+
+/* How many were taken; 0: it has to wait. With the lock. */
+static u32 send_burst(struct stream *s, const struct net_frame *frames, u32 n)
+{
+	struct burst b;
+	ssize_t len;
 
 	if (!flush_tail(s))
-		return s->broken;
-	if (f->niov > MAX_IOV)
-		return true;
-	store_be32(header, f->len);
-	iov[0] = (struct iovec){header, HEADER};
-	memcpy(iov + 1, f->iov, f->niov * sizeof(iov[0]));
-	n = transmit(s, iov, f->niov + 1);
-	if (n == -EAGAIN)
-		return false;
-	s->tail_start = s->tail_end = 0;
-	if (n >= 0 && (u32)n < HEADER + f->len)
-		s->tail_end = (u32)iov_to_buf(iov, f->niov + 1, (size_t)n, s->tail,
-					      HEADER + f->len - (u32)n);
-	return true;
+		return s->broken ? n : 0;
+	gather(&b, frames, n);
+	if (!b.frames)
+		return 1; /* in too many pieces: it is lost */
+	len = transmit(s, b.iov, b.niov);
+	if (len == -EAGAIN)
+		return 0;
+	return len < 0 ? 1 : settle(s, &b, frames, (size_t)len);
 }
 
 static u32 stream_send(struct net *net, unsigned int pair, const struct net_frame *frames, u32 n)
 {
 	struct stream *s = stream_of(net);
-	u32 sent = 0;
+	u32 sent = 0, some = 1;
 
 	pthread_mutex_lock(&s->lock);
-	while (sent < n && s->up && !s->broken && send_frame(s, &frames[sent]))
-		sent++;
+	while (sent < n && some && s->up && !s->broken) {
+		some = send_burst(s, frames + sent, n - sent);
+		sent += some;
+	}
 	if (!s->up || s->broken)
 		sent = n; /* lost with the connection */
 	s->sender_waits |= sent < n;
