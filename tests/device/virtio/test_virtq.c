@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <linux/virtio_ring.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -745,6 +746,80 @@ static void noise_is_survived(void **state)
 	assert_true(popped > 1000);
 }
 
+/* ---- between any two instructions ---- */
+
+#ifndef __SANITIZE_THREAD__
+static struct {
+	const u8 *word, *entry; /* what tells the driver, and what it may read then */
+	u16 before, after;
+	u8 want[8];
+	size_t len;
+	int steps, torn, early;
+} watched;
+
+static void on_step(int sig)
+{
+	u16 now = *(const volatile u16 *)(const void *)watched.word;
+
+	watched.steps++;
+	watched.torn += now != watched.before && now != watched.after;
+	watched.early += now == watched.after && memcmp(watched.entry, watched.want, watched.len);
+}
+
+/* Single steps of the processor, past the red zone. */
+#define STEP(change)                                                                               \
+	__asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; " change "; popfq; "                     \
+			 "lea 128(%%rsp), %%rsp" ::                                                \
+				 : "cc", "memory")
+
+static void give_back_watched(struct virtq_chain *c, u32 written)
+{
+	struct sigaction act = {.sa_handler = on_step}, old;
+
+	watched.steps = watched.torn = watched.early = 0;
+	sigaction(SIGTRAP, &act, &old);
+	STEP("orq $0x100, (%%rsp)");
+	virtq_push(&vq, c, written);
+	virtq_flush(&vq);
+	STEP("andq $~0x100, (%%rsp)");
+	sigaction(SIGTRAP, &old, NULL);
+	assert_true(watched.steps > 20);
+	assert_int_equal(watched.torn, 0);
+	assert_int_equal(watched.early, 0);
+	assert_int_equal(load_le16(watched.word), watched.after);
+}
+
+/* Bug 15, 2.7.8.2, 2.8.12: what another processor may see at any moment is the index (the flags)
+ * from before or from after, nothing in between, and with the new one the whole entry. */
+static void nothing_is_seen_half(void **state)
+{
+	setup_mode(0, SIZE);
+	desc(0, BUF, 16, VRING_DESC_F_WRITE, 0);
+	for (u16 i = 0; i < 255; i++) {
+		make_avail(i, 0, (u16)(i + 1));
+		virtq_complete(&vq, virtq_pop(&vq), 1);
+	}
+	make_avail(255, 0, 256);
+	watched.word = at(USED) + 2;
+	watched.before = 255;
+	watched.after = 256;
+	watched.entry = at(USED) + 4 + 8 * (255 % SIZE);
+	watched.len = 8;
+	store_le64(watched.want, 7ULL << 32);
+	give_back_watched(virtq_pop(&vq), 7);
+
+	setup_mode(VIRTQ_PACKED, SIZE);
+	pdesc(0, BUF, 16, 3, VRING_DESC_F_WRITE);
+	watched.word = at(DESC) + 14;
+	watched.before = AVAIL_BIT | VRING_DESC_F_WRITE;
+	watched.after = AVAIL_BIT | USED_BIT; /* nothing was written */
+	watched.entry = at(DESC) + 8;
+	watched.len = 6;
+	store_le64(watched.want, 3ULL << 32);
+	give_back_watched(virtq_pop(&vq), 0);
+}
+#endif
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -770,6 +845,9 @@ int main(void)
 		cmocka_unit_test(stopped_queues_rest),
 		cmocka_unit_test(state_moves),
 		cmocka_unit_test(noise_is_survived),
+#ifndef __SANITIZE_THREAD__
+		cmocka_unit_test(nothing_is_seen_half),
+#endif
 	};
 
 	return cmocka_run_group_tests(tests, open_queue, close_queue);
