@@ -241,12 +241,13 @@ u64 far_jump(struct kvm_vcpu *vcpu, u16 selector, u64 offset, u64 next)
 	return offset;
 }
 
-/* The stack of a call to cs: as wide as that code sees it, as AMD's processors are seen to have it;
- * the manuals do not say. */
+/* The stack of a call to cs: as that code sees it, as AMD's processors are seen to have it; the
+ * manuals do not say. */
 static void stack_of_target(struct kvm_vcpu *vcpu, struct stack *st, const struct segment *cs)
 {
 	stack_current(vcpu, st);
 	if (st->long_mode && !cs->l) {
+		st->long_mode = st->ss.unusable; /* else it has a limit now */
 		st->mask = st->ss.db ? 0xffffffff : 0xffff;
 		st->sp &= st->mask;
 	}
