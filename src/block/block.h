@@ -14,9 +14,9 @@
  *
  * The path of a read or of a write that allocates nothing: block_submit, [qcow2_submit,]
  * file_submit, uring_queue; back: uring_reap, block_complete, done. Nothing on it allocates,
- * locks or copies. What needs more (metadata to load, copy-on-write, compressed clusters,
- * flushes, misaligned O_DIRECT) is done by helper threads of the node and never holds up the
- * other requests of the queue.
+ * locks or copies. What needs more (metadata other than an L2 table to load, copy-on-write,
+ * compressed clusters, flushes, misaligned O_DIRECT) is done by helper threads of the node and
+ * never holds up the other requests of the queue.
  */
 #ifndef BLOCK_BLOCK_H
 #define BLOCK_BLOCK_H
