@@ -473,7 +473,7 @@ int main(int argc, char **argv)
 {
 	struct plan plan = {
 		.count = getenv("SOAK") ? 10000
-			 : SANITIZED	? 100
+			 : SANITIZED	? 42
 					: 500,
 		.seed = getenv("BOTHY_SEED") ? strtoull(getenv("BOTHY_SEED"), NULL, 0) : 1,
 	};
