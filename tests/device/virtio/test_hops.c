@@ -34,7 +34,9 @@ static struct {
 	int down, up, callback; /* depths of the stack */
 	pthread_t thread;	/* that submitted */
 	int signal_fd;
-	int durable; /* the last write was: 0 or 1 */
+	int durable;  /* the last write was: 0 or 1 */
+	u32 at_once;  /* writes without the ring */
+	u64 write_ns; /* how long they take */
 	u32 submissions, signals, allocations, copies;
 	int no_ring; /* -errno: the kernel gave none, and a pool of threads serves the disk */
 	const void *iov_base;
@@ -62,12 +64,26 @@ int __wrap_uring_queue(struct uring *r, const struct uring_io *io)
 	return __real_uring_queue(r, io);
 }
 
+static u64 fake_now; /* where not 0 */
+
+u64 __real_clock_now_ns(void);
+u64 __wrap_clock_now_ns(void);
+u64 __wrap_clock_now_ns(void)
+{
+	u64 now = __atomic_load_n(&fake_now, __ATOMIC_ACQUIRE);
+
+	return now ? now : __real_clock_now_ns();
+}
+
 /* A write into the page cache may be done at once. */
 ssize_t __real_pwritev64(int fd, const struct iovec *iov, int niov, off_t offset);
 ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int niov, off_t offset);
 ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int niov, off_t offset)
 {
 	__atomic_store_n(&seen.durable, 0, __ATOMIC_RELEASE);
+	__atomic_fetch_add(&seen.at_once, 1, __ATOMIC_RELEASE);
+	if (fake_now)
+		__atomic_fetch_add(&fake_now, seen.write_ns, __ATOMIC_RELEASE);
 	return __real_pwritev64(fd, iov, niov, offset);
 }
 
@@ -344,6 +360,41 @@ static void writes_are_stable_when_they_must_be(void **state)
 	block_close(block);
 }
 
+static bool is_at_once(void)
+{
+	u32 before = __atomic_load_n(&seen.at_once, __ATOMIC_ACQUIRE);
+
+	write_once();
+	return __atomic_load_n(&seen.at_once, __ATOMIC_ACQUIRE) != before;
+}
+
+/* Writes into the page cache need no worker, except for a while after one that slept. */
+static void slow_writes_get_a_worker(void **state)
+{
+	struct block *block = open_disk();
+	struct virtio_blk_options options = {.block = block};
+
+	driver_open(&d, &driver_modes[1], &virtio_blk, &options);
+	driver_start(&d, VIRTIO_F(VIRTIO_BLK_F_FLUSH), 1);
+	if (!seen.no_ring) {
+		__atomic_store_n(&fake_now, __real_clock_now_ns(), __ATOMIC_RELEASE);
+		seen.write_ns = 5000;
+		assert_true(is_at_once());
+		assert_true(is_at_once());
+		seen.write_ns = 5000000;
+		assert_true(is_at_once()); /* nobody knows before */
+		for (int i = 0; i < 3; i++)
+			assert_false(is_at_once());
+		__atomic_fetch_add(&fake_now, 1000000000, __ATOMIC_RELEASE);
+		seen.write_ns = 5000;
+		for (int i = 0; i < 3; i++)
+			assert_true(is_at_once());
+		__atomic_store_n(&fake_now, 0, __ATOMIC_RELEASE);
+	}
+	driver_close(&d);
+	block_close(block);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -352,6 +403,7 @@ int main(void)
 #endif
 		cmocka_unit_test(a_reset_waits_for_the_disk),
 		cmocka_unit_test(writes_are_stable_when_they_must_be),
+		cmocka_unit_test(slow_writes_get_a_worker),
 	};
 	void *frames[4];
 
