@@ -161,7 +161,7 @@ static inline struct mmu *vcpu_mmu(const struct kvm_vcpu *vcpu)
 
 static inline u32 tlb_index(u64 linear)
 {
-	return ((linear >> PAGE_SHIFT) ^ (linear >> (PAGE_SHIFT + TLB_BITS))) & (TLB_SIZE - 1);
+	return (linear >> PAGE_SHIFT) & (TLB_SIZE - 1);
 }
 
 static inline bool tlb_hit(u64 linear, u64 tag, unsigned int size)

@@ -419,8 +419,7 @@ static void emit_tlb(struct code *c, const struct native_form *f, struct slow_ju
 	PUT(c, 0x48, 0x8b, 0x8f); /* mov rcx, [rdi + cpu] */
 	put32(c, VCPU(cpu));
 	PUT(c, 0x48, 0x89, 0xd0, 0x48, 0xc1, 0xe8, PAGE_SHIFT); /* mov rax, rdx; shr rax, 12 */
-	PUT(c, 0x49, 0x89, 0xd0, 0x49, 0xc1, 0xe8, PAGE_SHIFT + TLB_BITS); /* r8: same, more */
-	PUT(c, 0x44, 0x31, 0xc0, 0x25); /* xor eax, r8d; and eax */
+	PUT(c, 0x25);						/* and eax */
 	put32(c, TLB_SIZE - 1);
 	PUT(c, 0xc1, 0xe0, 0x05);		    /* shl eax, 5 */
 	PUT(c, 0x48, 0x03, 0x01);		    /* add rax, [rcx] */

@@ -54,8 +54,6 @@ u32 tr_check(struct tr *t, unsigned int bytes, bool write)
 	u32 miss;
 
 	emit_load(e, SIZE_32, X_AX, op_reg(X_DX));
-	emit_shift_imm(e, 5, SIZE_32, op_reg(X_AX), TLB_BITS);
-	emit_alu(e, E_XOR, SIZE_32, X_AX, op_reg(X_DX));
 	emit_shift_imm(e, 5, SIZE_32, op_reg(X_AX), PAGE_SHIFT - 5);
 	emit_alu_imm(e, E_AND, SIZE_32, op_reg(X_AX), (TLB_SIZE - 1) << 5, false);
 	emit_alu(e, E_ADD, SIZE_64, X_AX, op_vcpu(VCPU_OFF(tlb)));
