@@ -19,10 +19,12 @@ struct engine_probe {
 /* Slower than this is an interpreter: hardware needs less than 1 us. */
 #define ENGINE_PROBE_SLOW_NS_PER_1000 50000
 
-/* Run a counted loop of a few thousand instructions in a 64-bit guest at CPL 0. Takes at most
- * 20 ms where this process has a CPU to itself: six tries, or as many as it needs to find one that is
- * fast, each ended after 2.5 ms of CPU time. -errno with the reason where no VM can be made. Main
- * thread, before other threads exist. */
+/* Run a counted loop of a few thousand instructions in a 64-bit guest at CPL 0: once where it is
+ * fast, twice on a steady interpreter (4 ms in all), and up to six times, each ended after 2.5 ms
+ * of CPU time (as exactly as the host's timer ticks), where it does not come to its end or time is
+ * lost in between. That makes 20 ms of CPU at most, and a tick more for each try that had to be
+ * ended. -errno with the reason where no VM can be made. Main thread, before other threads exist.
+ */
 int engine_probe(const struct engine_class *engine, struct engine_probe *probe, struct err *err);
 
 enum engine_verdict {
