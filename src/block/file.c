@@ -33,8 +33,8 @@
 #define BOUNCE_MAX    (1u << 20)
 #define ZERO_CHUNK    (64 * 1024)
 #define WRITE_NOW_MAX (64 * 1024)
-#define SLOW_NS	      1000000ull   /* a write that slept */
-#define SLOW_PAUSE_NS 100000000ull /* how long the next ones are not done at once */
+#define SLOW_NS	      NSEC_PER_MSEC /* a write that slept */
+#define SLOW_PAUSES   4		    /* so many times as long the next ones are not done at once */
 
 struct file {
 	struct block block;
@@ -260,7 +260,8 @@ u64 block_file_syncs(struct block *b)
  * A small write into the page cache is a copy, which costs less here than a kernel worker and the
  * hand-overs to and from it: io_uring has one for every buffered write that the file system cannot
  * promise to do without sleeping (ext4). Once one did sleep, the next ones have their worker for
- * a while.
+ * some times as long, so that a slow disk holds up the queue for a fifth of the time at most, and a
+ * moment without a CPU changes little.
  */
 static bool write_now(struct file *f, struct block_req *req)
 {
@@ -272,7 +273,8 @@ static bool write_now(struct file *f, struct block_req *req)
 	n = pwritev(f->fd, req->iov, req->niov, (off_t)req->pos);
 	end = clock_now_ns();
 	if (unlikely(end - begin > SLOW_NS))
-		__atomic_store_n(&f->slow_until_ns, end + SLOW_PAUSE_NS, __ATOMIC_RELAXED);
+		__atomic_store_n(&f->slow_until_ns, end + SLOW_PAUSES * (end - begin),
+				 __ATOMIC_RELAXED);
 	return n >= 0 && (u64)n == req->len;
 }
 
