@@ -28,6 +28,7 @@
 #include "cli/img.h"
 #include "os/file.h"
 #include "rig.h"
+#include "verb.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED true
@@ -117,38 +118,18 @@ static const char *const verbs[] = {
 
 /* ---- commands ---- */
 
-static int split(char *line, char **argv, int most)
-{
-	int n = 0;
-
-	argv[n++] = (char *)"img";
-	for (char *word; n < most - 1 && (word = strsep(&line, " "));)
-		if (*word)
-			argv[n++] = word;
-	argv[n] = NULL;
-	return n;
-}
-
-static void redirect(int to, const char *path)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-	dup2(fd, to);
-	close(fd);
-}
-
 static __attribute__((noreturn)) void child(const char *line, unsigned int seconds)
 {
 	struct rlimit cpu = {seconds + 2, seconds + 2}, memory = {8 * GiB, 8 * GiB}, core = {0, 0};
 	char *argv[32], *copy = strdup(line);
-	int argc = split(copy, argv, ARRAY_SIZE(argv));
+	int argc = verb_split(copy, argv, ARRAY_SIZE(argv));
 
 	setrlimit(RLIMIT_CPU, &cpu);
 	setrlimit(RLIMIT_CORE, &core);
 	if (!SANITIZED)
 		setrlimit(RLIMIT_AS, &memory);
-	redirect(STDOUT_FILENO, "/dev/null");
-	redirect(STDERR_FILENO, "said");
+	verb_redirect(STDOUT_FILENO, "/dev/null");
+	verb_redirect(STDERR_FILENO, "said");
 	optind = 1;
 	argc = img_main(argc, argv);
 	fflush(NULL);

@@ -22,6 +22,7 @@
 #include "ledger.h"
 #include "os/file.h"
 #include "rig.h"
+#include "verb.h"
 
 #define DISK  (1 * MiB)
 #define DENSE 40 /* so many are all tried; then some in between are left out */
@@ -219,33 +220,14 @@ static const struct verb verbs[] = {
 };
 
 /* Two blanks in a row stand for an empty word. */
-static int split(char *line, char **argv, int most)
-{
-	int n = 0;
-
-	argv[n++] = (char *)"img";
-	for (char *word; n < most - 1 && (word = strsep(&line, " "));)
-		argv[n++] = word;
-	argv[n] = NULL;
-	return n;
-}
-
-static void redirect(int to, const char *path)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-	dup2(fd, to);
-	close(fd);
-}
-
 static int run_verb(struct run *r, const struct verb *v, u64 nth, bool on, bool *reached)
 {
 	char *argv[32], *line = __real_strdup(v->line);
-	int argc = split(line, argv, ARRAY_SIZE(argv)), status;
+	int argc = verb_split(line, argv, ARRAY_SIZE(argv)), status;
 
 	fflush(NULL);
-	redirect(STDOUT_FILENO, "/dev/null");
-	redirect(STDERR_FILENO, "said");
+	verb_redirect(STDOUT_FILENO, "/dev/null");
+	verb_redirect(STDERR_FILENO, "said");
 	optind = 1;
 	arm(nth, on);
 	status = img_main(argc, argv);
