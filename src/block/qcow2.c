@@ -174,6 +174,7 @@ static int qcow2_open(struct block *b, const struct block_options *o, struct err
 	list_init(&s->cow_slots);
 	list_init(&s->loads);
 	list_init(&s->load_slots);
+	s->load_mark = QCOW2_LOAD_NONE;
 	rc = read_all(s, o, err);
 	if (rc)
 		release(s);

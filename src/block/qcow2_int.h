@@ -219,6 +219,7 @@ struct qcow2 {
 	struct list loads, load_slots; /* tables that queues wait for: qcow2_load.c */
 	u32 nloads, load_ahead;
 	u64 load_next;		      /* the index after the last one that was loaded */
+	u64 load_mark;		      /* who asks for this one has more read ahead */
 	u64 helpers[2], helper_epoch; /* as a queue's epochs, for threads in qcow2_io() */
 
 	bool writing;	 /* the header says that we write */
@@ -447,6 +448,14 @@ void qcow2_start_loaded(struct qcow2 *s, struct block_queue *q, struct block_req
 /* Let the request wait, in the queue's thread, for the L2 table that it needs. False: that is not
  * what keeps it. */
 bool qcow2_load_start(struct qcow2 *s, struct block_queue *q, struct block_req *req);
+/* Is it the table whose first use has more read ahead? */
+#define QCOW2_LOAD_NONE (~0ULL)
+static inline bool qcow2_load_marked(const struct qcow2 *s, u64 l1_index)
+{
+	return __atomic_load_n(&s->load_mark, __ATOMIC_RELAXED) == l1_index;
+}
+/* Its first use, in the queue's thread. */
+void qcow2_load_more(struct qcow2 *s, struct block_queue *q, u64 l1_index);
 /* What is being read of the table (QCOW2_LOAD_ALL: any) is overtaken. Locked. */
 #define QCOW2_LOAD_ALL (~0ULL)
 void qcow2_load_spoil(struct qcow2 *s, u64 index);

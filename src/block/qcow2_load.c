@@ -4,7 +4,8 @@
  * would have to wait for the lock, or needs more than the reading, is left to a helper.
  *
  * Who misses one table after the other gets the next ones read ahead, twice as many each time,
- * while there is room for more tables.
+ * while there is room for more tables. The first of them is the mark: who comes to it, in memory or
+ * still on its way, sets the reading of the next ones going, so that none has to be waited for.
  *
  * Invariants:
  * 1. A load belongs to its queue's thread; s->loads and the slots are under load_lock, which is
@@ -12,6 +13,8 @@
  * 2. tab, offset and stale are under s->lock while the table is being read. Whoever changes what
  *    the table is (another reader of it, a new or moved one, a new L1) sets stale: what has been
  *    read may be old then, and is thrown away.
+ * 3. load_mark, load_next and load_ahead are written under load_lock. The marked table is in memory
+ *    as one that nobody has asked for yet, which sends its first request to go().
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -61,6 +64,8 @@ void qcow2_load_spoil(struct qcow2 *s, u64 index)
 static void settle(struct qcow2_load *l)
 {
 	qcow2_l2_settle(l->s, l->tab, l->index, l->offset, !l->failed && !l->stale);
+	if (qcow2_load_marked(l->s, l->index))
+		__atomic_store_n(&l->tab->referenced, false, __ATOMIC_RELAXED);
 	l->tab = NULL;
 }
 
@@ -206,19 +211,6 @@ static bool is_absent(const struct qcow2 *s, u64 index)
 	       !__atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED);
 }
 
-/* Note a miss; how many tables behind it are worth reading, too. */
-static u32 count_ahead(struct qcow2 *s, u64 index)
-{
-	u32 n;
-
-	pthread_mutex_lock(&s->load_lock);
-	n = index == s->load_next ? min(2 * s->load_ahead + 1, (u32)MAX_AHEAD) : 0;
-	s->load_ahead = n;
-	s->load_next = index + n + 1;
-	pthread_mutex_unlock(&s->load_lock);
-	return n;
-}
-
 static struct qcow2_load *get_locked(struct qcow2 *s, struct block_queue *q, u64 index, bool *fresh)
 {
 	struct qcow2_load *l;
@@ -229,13 +221,13 @@ static struct qcow2_load *get_locked(struct qcow2 *s, struct block_queue *q, u64
 	return l;
 }
 
-static void read_ahead(struct qcow2 *s, struct block_queue *q, u64 index)
+/* Read n tables from there on, while they make sense. */
+static void read_some(struct qcow2 *s, struct block_queue *q, u64 index, u32 n)
 {
-	for (u32 n = count_ahead(s, index); n--;) {
+	for (; n--; index++) {
 		struct qcow2_load *l;
 		bool fresh;
 
-		index++;
 		if (!is_absent(s, index) ||
 		    __atomic_load_n(&s->l2.count, __ATOMIC_RELAXED) + n >= s->l2.cap)
 			return;
@@ -245,6 +237,45 @@ static void read_ahead(struct qcow2 *s, struct block_queue *q, u64 index)
 		if (fresh)
 			begin(l);
 	}
+}
+
+/* The next n tables are read ahead. Locked by load_lock; where they begin. */
+static u64 note_ahead(struct qcow2 *s, u32 n)
+{
+	u64 first = s->load_next;
+
+	s->load_ahead = n;
+	s->load_next += n;
+	__atomic_store_n(&s->load_mark, n ? first : QCOW2_LOAD_NONE, __ATOMIC_RELAXED);
+	return first;
+}
+
+/* Read ahead behind a table that was missed, if the one before was missed, too. */
+static void after_miss(struct qcow2 *s, struct block_queue *q, u64 index)
+{
+	u64 first;
+	u32 n;
+
+	pthread_mutex_lock(&s->load_lock);
+	n = index == s->load_next ? min(2 * s->load_ahead + 1, (u32)MAX_AHEAD) : 0;
+	s->load_next = index + 1;
+	first = note_ahead(s, n);
+	pthread_mutex_unlock(&s->load_lock);
+	read_some(s, q, first, n);
+}
+
+void qcow2_load_more(struct qcow2 *s, struct block_queue *q, u64 index)
+{
+	u64 first = 0;
+	u32 n = 0;
+
+	pthread_mutex_lock(&s->load_lock);
+	if (index == s->load_mark) {
+		n = min(2 * s->load_ahead, (u32)MAX_AHEAD);
+		first = note_ahead(s, n);
+	}
+	pthread_mutex_unlock(&s->load_lock);
+	read_some(s, q, first, n);
 }
 
 bool qcow2_load_start(struct qcow2 *s, struct block_queue *q, struct block_req *req)
@@ -262,6 +293,6 @@ bool qcow2_load_start(struct qcow2 *s, struct block_queue *q, struct block_req *
 	if (!fresh)
 		return true;
 	begin(l);
-	read_ahead(s, q, index);
+	after_miss(s, q, index);
 	return true;
 }

@@ -201,9 +201,13 @@ static inline __attribute__((always_inline)) u64 lookup_simple(struct qcow2 *s,
 __attribute__((noinline)) static void go(struct qcow2 *s, struct block_queue *q,
 					 struct block_req *req, bool may_load)
 {
+	u64 index = qcow2_l1_index(s, req->pos);
 	struct extent e[MAX_EXTENTS];
-	unsigned int n = cut(s, req, e);
+	unsigned int n;
 
+	if (unlikely(qcow2_load_marked(s, index)))
+		qcow2_load_more(s, q, index);
+	n = cut(s, req, e);
 	if (!n && req->op == BLOCK_WRITE && allocate(s, req->pos, req->len))
 		n = cut(s, req, e);
 	if (n == 1 && e[0].node) {

@@ -325,7 +325,8 @@ void block_queue_drain(struct block_queue *q)
 	while (q->inflight) {
 		if (list_empty(&q->finished))
 			wait_event(q);
-		block_queue_poll(q);
+		deliver(q);
+		arm(q);
 	}
 	__atomic_sub_fetch(&q->top->draining, 1, __ATOMIC_RELAXED);
 }
