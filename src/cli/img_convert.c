@@ -2,8 +2,8 @@
  * bothy img convert.
  *
  * Workers take the disk piece by piece; what reads as zeros is skipped or written as zeros. The
- * result is written beside the target and takes its name at the end, so that an interrupted run
- * leaves nothing under it.
+ * result is written beside the target and takes its name at the end (img_target.c), so that an
+ * interrupted run leaves nothing under it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -347,28 +347,15 @@ static int copy_into(const struct convert *a, struct block *from, const char *pa
 /* A new image: under another name until it is complete. */
 static int convert_fresh(const struct convert *a, struct block *from, struct err *err)
 {
-	char *part = NULL;
-	int rc, fd;
+	struct img_target t;
+	int rc = img_target_begin(&t, a->target, a->source.file, err);
 
-	if (asprintf(&part, "%s.XXXXXX", a->target) < 0)
-		return err_set(err, ENOMEM, "out of memory");
-	fd = mkostemp(part, O_CLOEXEC);
-	if (fd < 0) {
-		rc = err_set(err, errno, "%s: %s", a->target, strerror(errno));
-		free(part);
-		return rc;
-	}
-	fchmod(fd, 0644);
-	close(fd);
-	rc = make_target(a, part, block_size(from), err);
-	if (!rc)
-		rc = copy_into(a, from, part, true, err);
-	if (!rc && rename(part, a->target))
-		rc = err_set(err, errno, "%s: %s", a->target, strerror(errno));
 	if (rc)
-		unlink(part);
-	free(part);
-	return rc;
+		return rc;
+	rc = make_target(a, t.part, block_size(from), err);
+	if (!rc)
+		rc = copy_into(a, from, t.part, true, err);
+	return img_target_end(&t, rc, err);
 }
 
 static int convert(const struct convert *a, struct err *err)

@@ -77,6 +77,20 @@ enum { IMG_WRITE = 1, IMG_METADATA = 2, IMG_NO_REPAIR = 4, IMG_SNAPSHOT = 8 };
 int img_open(struct block **out, const struct img_source *source, unsigned int flags,
 	     struct err *err);
 
+/* A file that is being made in place of another, or of none. */
+struct img_target {
+	const char *name;  /* as the user has it */
+	char *path, *part; /* behind links; where to write */
+	bool exists;
+	struct block *old; /* what is replaced, locked */
+};
+
+/* Make an empty file beside `name`, to be written at t->part. -EINVAL when what is there is no
+ * regular file or the same as source, -EAGAIN when it is in use. Nothing is left on failure. */
+int img_target_begin(struct img_target *t, const char *name, const char *source, struct err *err);
+/* rc 0: it takes the name over. Else it is removed, and what err says of it is said of the name. */
+int img_target_end(struct img_target *t, int rc, struct err *err);
+
 /* The table of an image's snapshots. */
 void img_print_snapshots(struct block *b, int count);
 

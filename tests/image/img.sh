@@ -63,6 +63,48 @@ printf x | dd of=other bs=1 seek=7654321 conv=notrunc 2>/dev/null
 no 1 "difference" "$bothy" img compare -f raw -F qcow2 other a.qcow2
 has 7654321
 
+# The target of convert: what is no regular file is not replaced, nor is an image in use; links are
+# followed, rights are kept.
+mkfifo pipe
+ln -s gone dangling
+mkdir folder
+for t in pipe folder dangling disk folder/none/x; do
+	no 1 "convert to $t" "$bothy" img convert -f raw -O raw disk $t
+	has "$t: "
+done
+has "No such file"
+[ -p pipe ] || fail "a pipe was replaced"
+if mknod null c 1 3 2>/dev/null; then
+	no 1 "convert to a device" "$bothy" img convert -f raw -O raw disk null
+	[ -c null ] || fail "a device was replaced"
+fi
+no 1 "no such format" "$bothy" img convert -f raw -O vmdk disk x.vmdk
+has "x.vmdk: "
+echo old >real
+chmod 640 real
+ln -s real link
+ok "convert through a link" "$bothy" img convert -f raw -O raw disk link
+[ -L link ] || fail "a link was replaced"
+same disk real "convert through a link wrote something else"
+[ "$(stat -c %a real)" = 640 ] || fail "rights of the target: $(stat -c %a real)"
+(umask 077 && "$bothy" img convert -f raw -O raw disk private) || fail "convert with an umask"
+[ "$(stat -c %a private)" = 600 ] || fail "rights of a new target: $(stat -c %a private)"
+ok "image in use" qemu-img create -q -f qcow2 used.qcow2 1M
+mkfifo hold
+qemu-io -f qcow2 used.qcow2 <hold >/dev/null &
+exec 3>hold
+for i in $(seq 100); do
+	"$bothy" img info used.qcow2 >/dev/null 2>&1 || break
+	sleep 0.1
+done
+inode=$(stat -c %i used.qcow2)
+no 1 "convert to an image in use" "$bothy" img convert -f raw -O qcow2 disk used.qcow2
+has "in use"
+exec 3>&-
+wait
+[ "$(stat -c %i used.qcow2)" = "$inode" ] || fail "an image in use was replaced"
+rm -f pipe dangling link real hold null
+
 # qed
 ok "create qed" "$bothy" img create -q -f qed new.qed 1G
 ok "check qed" qemu-img check -q -f qed new.qed
