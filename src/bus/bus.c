@@ -249,6 +249,20 @@ void bus_remove(struct bus *bus, struct bus_range *range)
 		mmio_delete(bus, range);
 }
 
+void bus_set_class(struct bus *bus, struct bus_range *range, enum bus_class class)
+{
+	if (range->class == class)
+		return;
+	/* First the engine: what was queued until then arrives, and nothing is after. */
+	if (range->added) {
+		set_coalesced(bus, range, false);
+		drain_ring(bus);
+	}
+	range->class = class;
+	if (range->added)
+		set_coalesced(bus, range, true);
+}
+
 void bus_for_each_range(struct bus *bus, void (*fn)(void *ctx, const struct bus_range *range),
 			void *ctx)
 {
@@ -409,6 +423,11 @@ static __attribute__((noinline)) void drain_slow(struct bus *bus)
 		first = (first + 1) % max;
 		__atomic_store_n(&ring->first, first, __ATOMIC_RELEASE);
 	}
+}
+
+void bus_sync(struct bus *bus)
+{
+	drain_ring(bus);
 }
 
 void bus_drain_coalesced(struct bus *bus)

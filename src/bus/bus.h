@@ -76,6 +76,11 @@ int bus_add(struct bus *bus, struct bus_range *range);
 /* Harmless when not added. Allowed inside a handler of the range itself. */
 void bus_remove(struct bus *bus, struct bus_range *range);
 
+/* Change the class of a range; what is queued arrives before. As slow as bus_ram_add(). */
+void bus_set_class(struct bus *bus, struct bus_range *range, enum bus_class class);
+/* Have what is queued in the coalesced ring arrive now. Not inside a handler of a range. */
+void bus_sync(struct bus *bus);
+
 /* ---- BUS_RAM: memory slots ---- */
 
 enum { BUS_RAM_READONLY = 1 << 0, BUS_RAM_LOG = 1 << 1 /* dirty log */ };

@@ -5,9 +5,8 @@
  * 1. INTA# is asserted while ICR & IMS is not 0, but does not rise within ITR of its last rise.
  * 2. Registers are 32 bits; a narrower write does nothing, as on the chip (SDM 13.2).
  * 3. mac[] holds what reads back; what is worked out at a read is in e1000_read().
- * 4. The coalesced parts of BAR 0 (throttling, mask clear, receive tail, filter tables) hold only
- * registers whose effect can wait for the next trapped access. A mask that comes late, as any
- * posted write may, costs an interrupt; one lifted late would cost a guest's life.
+ * 4. The coalesced parts of BAR 0 (throttling, interrupt mask, receive tail, filter tables) hold
+ * only registers whose effect can wait for the next trapped access; and see nic_mask, nic_bell.
  */
 #include <errno.h>
 #include <string.h>
@@ -22,6 +21,10 @@
 #define ITR_UNIT_NS	     256
 #define ITR_MAX_NS	     (0xffffULL * ITR_UNIT_NS)
 #define ITR_MIN_NS	     (128 * NSEC_PER_USEC) /* when there is any throttling: 7,813 a second */
+#define FLOOD_FRAMES	     32			   /* for one interrupt, */
+#define FLOOD_BYTES	     256	   /* of fewer bytes each: a flood of small frames */
+#define REST_FRAMES	     64		   /* that wait for each other then, */
+#define REST_NS		     NSEC_PER_MSEC /* not longer than this */
 #define DELAY_UNIT_NS	     1024ULL
 #define DELAY_MIN_NS	     (4 * ITR_MIN_NS)
 #define PCI_STATUS	     0x06 /* configuration space */
@@ -47,6 +50,7 @@ static void update_irq(struct e1000 *e)
 	bool raised = e->pci.config[PCI_STATUS] & PCI_STATUS_INTERRUPT;
 	u64 now;
 
+	nic_mask_set(&e->mask, *e1000_reg(e, E_ICR) && !*e1000_reg(e, E_IMS));
 	if (!want || raised) {
 		pci_set_intx(&e->pci, want);
 		return;
@@ -58,11 +62,34 @@ static void update_irq(struct e1000 *e)
 		return;
 	}
 	e->next_interrupt_ns = now + throttle_ns(e);
+	e->heard = e->heard_bytes = e->said = e->rest_frames = 0;
 	pci_set_intx(&e->pci, true);
+}
+
+/*
+ * The driver has dealt with an interrupt. In a flood of small frames the next ones wait for each
+ * other, which they would do in its ring if they came any faster. Not if it sends as well: they may
+ * be what it waits for.
+ */
+static void unmasked(struct e1000 *e)
+{
+	if (e->heard < FLOOD_FRAMES * (e->said + 1) || e->heard_bytes >= e->heard * FLOOD_BYTES ||
+	    !*e1000_reg(e, E_ITR))
+		return;
+	e->rest_frames = REST_FRAMES;
+	e->next_interrupt_ns = clock_now_ns() + REST_NS;
+}
+
+void e1000_raise_received(struct e1000 *e, u32 causes)
+{
+	if (e->rest_frames && !--e->rest_frames)
+		e->next_interrupt_ns = 0;
+	e1000_raise(e, causes);
 }
 
 static void on_throttle(struct bus_timer *timer)
 {
+	bus_sync(timer->bus);
 	update_irq(container_of(timer, struct e1000, throttle));
 }
 
@@ -102,6 +129,7 @@ static void on_late(struct bus_timer *timer)
 {
 	struct e1000 *e = container_of(timer, struct e1000, late_timer);
 
+	bus_sync(timer->bus);
 	collect_late(e);
 	update_irq(e);
 }
@@ -250,6 +278,8 @@ static void e1000_write(struct e1000 *e, u32 at, u32 value)
 	case E_TDT:
 		*e1000_reg(e, at) = value & TAIL_MASK;
 		e1000_tx_run(e);
+		e->said++;
+		nic_bell_rung(&e->bell, e->tx.bytes);
 		break;
 	case E_RDT:
 		*e1000_reg(e, at) = value & TAIL_MASK;
@@ -263,6 +293,8 @@ static void e1000_write(struct e1000 *e, u32 at, u32 value)
 		e1000_raise(e, value & IMS_MASK);
 		break;
 	case E_IMS:
+		if (!*e1000_reg(e, E_IMS))
+			unmasked(e);
 		*e1000_reg(e, E_IMS) |= value & IMS_MASK;
 		update_irq(e);
 		break;
@@ -359,8 +391,9 @@ static void add_windows(struct e1000 *e)
 		enum bus_class class;
 	} part[E1000_WINDOWS] = {
 		{0, BUS_TRAP},		{E_ITR, BUS_COALESCED}, {E_ITR + 4, BUS_TRAP},
-		{E_IMC, BUS_COALESCED}, {E_IMC + 4, BUS_TRAP},	{E_RDT, BUS_COALESCED},
-		{E_RDT + 4, BUS_TRAP},	{E_MTA, BUS_COALESCED}, {E_WUC, BUS_TRAP},
+		{E_IMS, BUS_COALESCED}, {E_IMC + 4, BUS_TRAP},	{E_RDT, BUS_COALESCED},
+		{E_RDT + 4, BUS_TRAP},	{E_TDT, BUS_TRAP},	{E_TDT + 4, BUS_TRAP},
+		{E_MTA, BUS_COALESCED}, {E_WUC, BUS_TRAP},
 	};
 
 	for (size_t i = 0; i < E1000_WINDOWS; i++) {
@@ -377,6 +410,8 @@ static void add_windows(struct e1000 *e)
 			.ctx = w,
 		};
 		pci_bar_add(&e->pci, 0, &w->region, w->start);
+		if (w->start == E_TDT)
+			nic_bell_init(&e->bell, e->pci.dev.bus, &w->region.range);
 	}
 	e->io.chip = e;
 	e->io.region.range = (struct bus_range){
@@ -392,6 +427,8 @@ static u32 receive(void *ctx, unsigned int pair, const struct net_frame *frames,
 	u32 taken = 0;
 
 	bus_lock(e->pci.dev.bus);
+	bus_sync(e->pci.dev.bus);
+	nic_bell_heard(&e->bell, n);
 	while (taken < n && e1000_rx_frame(e, &frames[taken]))
 		taken++;
 	e->rx_stalled = taken < n;
@@ -460,6 +497,7 @@ static int e1000_init(struct device *dev, const void *config, struct err *err)
 	bus_timer_init(dev->bus, &e->throttle, on_throttle);
 	bus_timer_init(dev->bus, &e->kick, on_kick);
 	bus_timer_init(dev->bus, &e->late_timer, on_late);
+	nic_mask_init(&e->mask, dev->bus);
 	e->pci.config_written = config_written;
 	pci_bar_init(&e->pci, 0, PCI_BAR_MMIO32, E1000_BAR_SIZE, false);
 	pci_bar_init(&e->pci, 1, PCI_BAR_PIO, E1000_IO_SIZE, false);
@@ -492,6 +530,8 @@ static void e1000_free(struct device *dev)
 	bus_timer_disarm(&e->throttle);
 	bus_timer_disarm(&e->kick);
 	bus_timer_disarm(&e->late_timer);
+	nic_bell_free(&e->bell);
+	nic_mask_free(&e->mask);
 	pci_device_release(&e->pci);
 }
 

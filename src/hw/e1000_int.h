@@ -10,7 +10,7 @@
 #define E1000_IO_SIZE  64
 #define E1000_MAC_REGS (0x6000 / 4) /* that have storage */
 #define E1000_PHY_REGS 32
-#define E1000_WINDOWS  9
+#define E1000_WINDOWS  11
 #define E1000_DESC     16
 
 enum { /* registers (SDM 13.3) */
@@ -134,11 +134,15 @@ struct e1000 {
 	u32 late;	/* causes to come with the next one, or when late_timer fires */
 	u32 late_descs; /* descriptors sent since a driver heard of any */
 	u64 next_interrupt_ns, throttle_left_ns; /* the latter when saved */
+	u32 heard, heard_bytes, said;		 /* frames and tails since INTA# rose last */
+	u32 rest_frames;			 /* before it rises again, in a flood */
 	u8 raised;				 /* INTA#, when saved */
 	struct e1000_context csum_context, tso_context;
 	u8 frame_command, frame_options; /* of the frame being gathered: first data descriptor */
 	u8 frame_started;
 	struct nic_tx tx;
+	struct nic_bell bell; /* TDT */
+	struct nic_mask mask; /* IMS and IMC */
 	u8 scratch[NIC_RX_MAX];
 };
 
@@ -151,6 +155,8 @@ void e1000_raise(struct e1000 *e, u32 causes);
 /* A transmit descriptor with IDE is done: within TIDV and TADV (SDM 13.4.44), or earlier with
  * another cause or when half of the ring is done. */
 void e1000_raise_late(struct e1000 *e, u32 causes);
+/* A frame is in memory. */
+void e1000_raise_received(struct e1000 *e, u32 causes);
 void e1000_dma_failed(struct e1000 *e);
 /* Add to a statistics register; they stick at the top. bytes: a pair of registers. */
 void e1000_count(struct e1000 *e, u32 at);

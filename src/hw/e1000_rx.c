@@ -101,6 +101,8 @@ static void count_frame(struct e1000 *e, const u8 *frame, u32 len)
 {
 	bool group = frame[0] & 1, all = group && load_le32(frame) == 0xffffffff;
 
+	e->heard++;
+	e->heard_bytes += len;
 	e1000_count(e, E_TPR);
 	e1000_count(e, E_GPRC);
 	if (group)
@@ -154,7 +156,7 @@ static void raise_received(struct e1000 *e, const struct rx_ring *ring, u32 used
 	u32 shift = (*e1000_reg(e, E_RCTL) >> 8 & 3) + 1;
 	bool low = ring->free - used <= ring->count >> shift;
 
-	e1000_raise(e, IC_RXT0 | (low ? IC_RXDMT0 : 0));
+	e1000_raise_received(e, IC_RXT0 | (low ? IC_RXDMT0 : 0));
 }
 
 static bool put_frame(struct e1000 *e, const u8 *frame, u32 len, u8 status, u8 errors, u16 tag)

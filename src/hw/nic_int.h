@@ -6,6 +6,7 @@
 #define HW_NIC_INT_H
 
 #include "base/types.h"
+#include "bus/bus.h"
 #include "net/net.h"
 
 #define NIC_TX_MAX     (64 * KiB + 60) /* with segmentation; without room for a VLAN tag */
@@ -42,6 +43,7 @@ struct nic_tx {
 	u32 len;
 	bool too_long; /* the frame did not fit: it is dropped at its end */
 	bool busy;     /* buf goes out as the link takes it */
+	u64 bytes;     /* of all frames sent, before segmentation */
 	/* while busy */
 	bool segmenting;
 	struct nic_offload work;
@@ -61,6 +63,55 @@ bool nic_tx_send(struct nic_tx *tx, const struct nic_offload *offload);
 bool nic_tx_resume(struct nic_tx *tx);
 /* Throw away what is gathered or waits. */
 void nic_tx_clear(struct nic_tx *tx);
+
+/* ---- the register that starts sending ---- */
+
+/*
+ * Each write to it exits, and its frame goes at once. While a stream runs, writes are queued
+ * instead (BUS_COALESCED), and a timer looks for them every 80 us. A stream is more than 12,000
+ * writes or 48 MB a second, for 8 ms, with few frames coming back; so requests that wait for an
+ * answer never wait for the timer. Switching may be slow on some hosts: it is given a hundredth of
+ * the time.
+ */
+struct nic_bell {
+	struct bus *bus;
+	struct bus_range *range;
+	struct bus_timer timer;
+	u64 window_ns, window_bytes, bytes;
+	u32 rings, frames; /* in this window */
+	u32 run;	   /* windows in a row that were, or were not, of a stream */
+	bool stream;
+	u64 switch_ns; /* not before */
+};
+
+/* The range, of class BUS_TRAP, holds this register only. */
+void nic_bell_init(struct nic_bell *bell, struct bus *bus, struct bus_range *range);
+void nic_bell_free(struct nic_bell *bell);
+/* It was written; bytes as in struct nic_tx. */
+void nic_bell_rung(struct nic_bell *bell, u64 bytes);
+/* So many frames have come. */
+static inline void nic_bell_heard(struct nic_bell *bell, u32 frames)
+{
+	bell->frames += frames;
+}
+
+/* ---- the register that masks interrupts ---- */
+
+/*
+ * Writes to it are queued (BUS_COALESCED). Most drivers push them out with a read. For one that
+ * does not, a timer looks for a mask that is lifted, after 1 ms, 2, 4 and so on, while there is a
+ * cause behind one that covers all.
+ */
+struct nic_mask {
+	struct bus_timer timer;
+	u64 wait_ns;
+	bool shut;
+};
+
+void nic_mask_init(struct nic_mask *mask, struct bus *bus);
+void nic_mask_free(struct nic_mask *mask);
+/* shut: there are causes, and none of them may interrupt. */
+void nic_mask_set(struct nic_mask *mask, bool shut);
 
 /* ---- receiving ---- */
 

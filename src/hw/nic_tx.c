@@ -207,6 +207,7 @@ bool nic_tx_send(struct nic_tx *tx, const struct nic_offload *offload)
 		nic_tx_clear(tx);
 		return true;
 	}
+	tx->bytes += tx->len;
 	tx->work = *offload;
 	tx->left = (struct net_offload){.flags = 0};
 	insert_vlan(tx, &tx->work);

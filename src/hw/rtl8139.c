@@ -425,6 +425,8 @@ static void act_on_write(struct rtl8139 *r, u32 at, u32 size, u16 old_cpcr)
 	if (ranges_overlap(at, size, R_TSD, 16) || ranges_overlap(at, size, R_TPPOLL, 1) ||
 	    ranges_overlap(at, size, R_CR, 1))
 		rtl_tx_run(r);
+	if (ranges_overlap(at, size, R_TPPOLL, 1))
+		nic_bell_rung(&r->bell, r->tx.bytes);
 	if (ranges_overlap(at, size, R_IMR, 2))
 		remind_of_frames(r);
 	if (ranges_overlap(at, size, R_IMR, 4))
@@ -475,9 +477,10 @@ static void add_windows(struct rtl8139 *r, int bar, struct rtl_window *windows)
 		u8 start;
 		enum bus_class class;
 	} part[] = {
-		{R_IDR, BUS_TRAP},	 {R_TSAD, BUS_COALESCED}, {R_ERBCR, BUS_TRAP},
-		{R_CAPR, BUS_COALESCED}, {R_IMR, BUS_TRAP},	  {R_TCR, BUS_COALESCED},
-		{R_TCTR, BUS_TRAP},
+		{R_IDR, BUS_TRAP},	 {R_TSAD, BUS_COALESCED},  {R_ERBCR, BUS_TRAP},
+		{R_CAPR, BUS_COALESCED}, {R_CAPR + 2, BUS_TRAP},   {R_IMR, BUS_COALESCED},
+		{R_ISR, BUS_TRAP},	 {R_TCR, BUS_COALESCED},   {R_TCTR, BUS_TRAP},
+		{R_TPPOLL, BUS_TRAP},	 {R_TPPOLL + 1, BUS_TRAP},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(part); i++) {
@@ -494,6 +497,8 @@ static void add_windows(struct rtl8139 *r, int bar, struct rtl_window *windows)
 			.ctx = w,
 		};
 		pci_bar_add(&r->pci, bar, &w->region, part[i].start);
+		if (bar && w->start == R_TPPOLL)
+			nic_bell_init(&r->bell, r->pci.dev.bus, &w->region.range);
 	}
 }
 
@@ -522,6 +527,8 @@ static u32 receive(void *ctx, unsigned int pair, const struct net_frame *frames,
 	u32 taken = 0;
 
 	bus_lock(r->pci.dev.bus);
+	bus_sync(r->pci.dev.bus);
+	nic_bell_heard(&r->bell, n);
 	while (taken < n && rtl_rx_frame(r, &frames[taken]))
 		taken++;
 	if (taken < n)
@@ -645,6 +652,8 @@ static void rtl8139_free(struct device *dev)
 	bus_timer_disarm(&r->kick);
 	bus_timer_disarm(&r->late_timer);
 	bus_timer_disarm(&r->rest_timer);
+	nic_bell_free(&r->bell);
+	nic_mask_free(&r->mask);
 	pci_device_release(&r->pci);
 }
 

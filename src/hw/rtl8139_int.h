@@ -7,8 +7,8 @@
 #include "hw/rtl8139.h"
 
 #define RTL_REGS     256
-#define RTL_TX_SLOTS 4 /* of the old mode */
-#define RTL_WINDOWS  9 /* parts of a BAR with a class of their own */
+#define RTL_TX_SLOTS 4	/* of the old mode */
+#define RTL_WINDOWS  11 /* parts of a BAR with a class of their own */
 
 enum { /* registers, by offset */
        R_IDR = 0x00,
@@ -122,6 +122,8 @@ struct rtl8139 {
 	u64 late_ns;	   /* when late_timer fires */
 	u8 rx_stalled;	   /* a frame was refused: there was no buffer */
 	struct nic_tx tx;
+	struct nic_bell bell; /* TPPoll of C+ mode */
+	struct nic_mask mask; /* IMR */
 	u8 scratch[NIC_RX_MAX];
 };
 

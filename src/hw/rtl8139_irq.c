@@ -16,6 +16,7 @@
 
 void rtl_update_irq(struct rtl8139 *r)
 {
+	nic_mask_set(&r->mask, r->isr && !(r->isr & r->imr));
 	pci_set_intx(&r->pci, (r->isr & r->imr) && r->unheeded < UNHEEDED);
 }
 
@@ -70,6 +71,7 @@ void rtl_raise_received(struct rtl8139 *r)
 
 static void on_late(struct bus_timer *timer)
 {
+	bus_sync(timer->bus);
 	rtl_raise(container_of(timer, struct rtl8139, late_timer), 0);
 }
 
@@ -102,6 +104,7 @@ void rtl_irq_init(struct rtl8139 *r)
 {
 	bus_timer_init(r->pci.dev.bus, &r->late_timer, on_late);
 	bus_timer_init(r->pci.dev.bus, &r->rest_timer, on_rested);
+	nic_mask_init(&r->mask, r->pci.dev.bus);
 }
 
 void rtl_irq_reset(struct rtl8139 *r)

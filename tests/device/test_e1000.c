@@ -734,15 +734,159 @@ static void coalescing(void **state)
 	rd(STATUS);
 	harness_settle(h);
 	assert_int_equal(rd(RDH), 5);
-	/* Masks clear late, and are set at once. */
+	/* Masks are set and lifted late: with the next access, the next frame, or by and by. */
 	rd(ICR);
-	assert_false(harness_write_coalesced(h, base + IMS, 4, 4));
 	wr(ICS, 4);
 	assert_true(harness_line(h, GSI));
-	assert_true(harness_write_coalesced(h, base + IMC, 4, 4));
+	assert_true(harness_write_coalesced(h, base + IMC, 4, ~0u));
 	assert_true(harness_line(h, GSI));
 	rd(STATUS);
 	assert_false(harness_line(h, GSI));
+	for (int i = 0; i < 4; i++) {
+		assert_true(harness_write_coalesced(h, base + IMS, 4, 4));
+		assert_false(harness_line(h, GSI));
+		if (i == 0)
+			rd(STATUS);
+		else if (i == 1)
+			assert_true(nic_link_send(&lnk, h, frame, 60));
+		else
+			harness_advance(h, 2 * NSEC_PER_MSEC);
+		assert_true(harness_line(h, GSI));
+		wr(IMC, ~0u);
+	}
+	/* A mask that stays costs no more than a few looks. */
+	harness_advance(h, NSEC_PER_SEC);
+	assert_false(harness_line(h, GSI));
+	teardown();
+}
+
+/* Ring the bell every 50 us for so long, with so many frames coming for each: does it exit still?
+ */
+static bool ring_for(u64 ns, u32 answers)
+{
+	u8 frame[60];
+	bool exits = false;
+
+	nic_make_frame(frame, nic_mac, 0x88b5, 60, 0);
+	for (u64 end = harness_now() + ns; harness_now() < end;) {
+		u32 at = rd(TDT);
+
+		put_tx(at, TX_BUF, 60 | 0x0b000000, 0);
+		exits = !harness_write_coalesced(h, base + TDT, 4, (at + 1) % RING);
+		for (u32 i = 0; i < answers; i++) {
+			assert_true(nic_link_send(&lnk, h, frame, 60));
+			wr(RDT, (rd(RDH) + RING - 1) % RING);
+		}
+		harness_advance(h, 50 * NSEC_PER_USEC);
+	}
+	return exits;
+}
+
+/* A stream's tail writes exit no more, and arrive nevertheless. */
+static void stream(void **state)
+{
+	setup();
+	enable(0);
+	nic_make_frame(harness_ram(h, TX_BUF, 60), nic_far_mac, 0x88b5, 60, 0);
+	assert_true(ring_for(4 * NSEC_PER_MSEC, 0));
+	assert_false(ring_for(20 * NSEC_PER_MSEC, 0));
+	/* It sends within 80 us. */
+	harness_advance(h, 100 * NSEC_PER_USEC);
+	lnk.received = 0;
+	put_tx(rd(TDT), TX_BUF, 60 | 0x0b000000, 0);
+	assert_true(harness_write_coalesced(h, base + TDT, 4, (rd(TDT) + 1) % RING));
+	assert_int_equal(lnk.received, 0);
+	harness_advance(h, 100 * NSEC_PER_USEC);
+	assert_int_equal(lnk.received, 1);
+	/* When it ends, writes exit again; what is queued by then is sent, too. */
+	put_tx(rd(TDT), TX_BUF, 60 | 0x0b000000, 0);
+	assert_true(harness_write_coalesced(h, base + TDT, 4, (rd(TDT) + 1) % RING));
+	harness_advance(h, 10 * NSEC_PER_MSEC);
+	assert_int_equal(lnk.received, 2);
+	assert_true(ring_for(50 * NSEC_PER_USEC, 0));
+	assert_int_equal(lnk.received, 3);
+	/* Requests with their answers are no stream, at any rate. */
+	assert_true(ring_for(40 * NSEC_PER_MSEC, 1));
+	/* Nor does it matter when the card goes away, or its registers elsewhere. */
+	assert_false(ring_for(40 * NSEC_PER_MSEC, 0));
+	harness_config_write(h, DEVFN, 4, 2, 0);
+	harness_advance(h, 10 * NSEC_PER_MSEC);
+	harness_config_write(h, DEVFN, 4, 2, 7);
+	assert_true(ring_for(50 * NSEC_PER_USEC, 0));
+	assert_false(ring_for(40 * NSEC_PER_MSEC, 0));
+	teardown();
+}
+
+/* Deal with the frames of an interrupt as a driver does, `frames` more coming meanwhile. */
+static void poll_frames(u32 frames, u32 len)
+{
+	static u8 frame[1514];
+
+	assert_true(rd(ICR) & 0x80);
+	wr(IMC, ~0u);
+	for (u32 i = 0; i < frames; i++) {
+		nic_make_frame(frame, nic_mac, 0x88b5, len, i);
+		assert_true(nic_link_send(&lnk, h, frame, len));
+		wr(RDT, (rd(RDH) + RING - 1) % RING);
+	}
+	rd(ICR);
+	wr(IMS, 0x80);
+}
+
+/* The frames that come until the next interrupt, 10 us apart, up to a bound. */
+static u32 frames_until_interrupt(u32 len)
+{
+	static u8 frame[1514];
+	u32 n = 0;
+
+	for (; !harness_line(h, GSI) && n < 200; n++) {
+		nic_make_frame(frame, nic_mac, 0x88b5, len, n);
+		assert_true(nic_link_send(&lnk, h, frame, len));
+		wr(RDT, (rd(RDH) + RING - 1) % RING);
+		if (!harness_line(h, GSI))
+			harness_advance(h, 10 * NSEC_PER_USEC);
+	}
+	return n;
+}
+
+/* In a flood of small frames an interrupt stands for 64 of them, or a millisecond. */
+static void flood(void **state)
+{
+	setup();
+	enable(0);
+	wr(ITR, 200);
+	wr(IMC, ~0u);
+	wr(IMS, 0x80);
+	assert_int_equal(frames_until_interrupt(60), 1);
+	poll_frames(40, 60);
+	assert_int_equal(frames_until_interrupt(60), 64);
+	/* It ends with a pause: the next frame waits for a millisecond, the one after it does not.
+	 */
+	poll_frames(40, 60);
+	assert_true(frames_until_interrupt(60) > 1);
+	poll_frames(1, 60);
+	harness_advance(h, 2 * NSEC_PER_MSEC);
+	assert_int_equal(frames_until_interrupt(60), 1);
+	poll_frames(40, 60);
+	harness_advance(h, 2 * NSEC_PER_MSEC);
+	assert_int_equal(frames_until_interrupt(60), 1);
+	/* Full frames are no flood, nor are those of who sends meanwhile: they may be answers. */
+	put_tx(rd(TDT), TX_BUF, 60 | 0x0b000000, 0);
+	wr(TDT, (rd(TDT) + 1) % RING);
+	poll_frames(40, 60);
+	assert_in_range(frames_until_interrupt(60), 1, 20);
+	poll_frames(40, 1514);
+	assert_in_range(frames_until_interrupt(1514), 1, 20);
+	/* Nor is anything when the driver wants no throttling. */
+	poll_frames(40, 60);
+	harness_advance(h, 2 * NSEC_PER_MSEC);
+	assert_int_equal(frames_until_interrupt(60), 1);
+	wr(ITR, 0);
+	for (int i = 0; i < 2; i++) {
+		poll_frames(40, 60);
+		harness_advance(h, 2 * (u64)(1 - i) * NSEC_PER_MSEC);
+		assert_int_equal(frames_until_interrupt(60), 1);
+	}
 	teardown();
 }
 
@@ -978,6 +1122,8 @@ int main(void)
 		cmocka_unit_test(receive_checksums),
 		cmocka_unit_test(link_state),
 		cmocka_unit_test(coalescing),
+		cmocka_unit_test(stream),
+		cmocka_unit_test(flood),
 		cmocka_unit_test(bug_tail_outside),
 		cmocka_unit_test(bug_segmentation_sizes),
 		cmocka_unit_test(bug_frame_past_the_buffer),

@@ -932,6 +932,59 @@ static void coalescing(void **state)
 	assert_int_equal(rd(0x30, 4), RX_BUF);
 	assert_int_equal(rd(0x38, 2), 0x100);
 	assert_int_equal(rd(0x44, 4), 0x0e);
+	/* The mask: drivers read it back; for others it comes by and by. */
+	harness_advance(h, 150 * NSEC_PER_USEC);
+	assert_int_equal(rd(0x3c, 2), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_true(harness_write_coalesced(h, base + 0x3c, 2, 0x04));
+		wr(0x10 + 4 * (1 + (u32)i), 4, 100);
+		harness_advance(h, 150 * NSEC_PER_USEC);
+		assert_true(harness_line(h, GSI));
+		assert_true(harness_write_coalesced(h, base + 0x3c, 2, 0));
+		assert_true(harness_line(h, GSI));
+		assert_int_equal(rd(0x3c, 2), 0);
+		assert_false(harness_line(h, GSI));
+		assert_true(harness_write_coalesced(h, base + 0x3c, 2, 0x04));
+		assert_false(harness_line(h, GSI));
+		harness_advance(h, 2 * NSEC_PER_MSEC);
+		assert_true(harness_line(h, GSI));
+		/* The status is not: a level that stays would interrupt again. */
+		assert_false(harness_write_coalesced(h, base + 0x3e, 2, 0x04));
+		assert_false(harness_line(h, GSI));
+	}
+	teardown();
+}
+
+/* While a C+ driver sends a stream, TPPoll exits no more. */
+static void stream(void **state)
+{
+	bool exits = true;
+
+	setup();
+	enable_plus(0);
+	nic_make_frame(harness_ram(h, TX_BUF, 60), nic_far_mac, 0x88b5, 60, 0);
+	for (int i = 0; i < 400; i++) {
+		put_desc(TX_RING, 0, OWN | EOR | FS | LS | 60, 0, TX_BUF);
+		exits = !harness_write_coalesced(h, base + 0xd9, 1, 0x40);
+		assert_true(exits || i > 100);
+		assert_true(exits || (desc(TX_RING, 0, 0) & OWN));
+		harness_advance(h, 100 * NSEC_PER_USEC);
+		assert_false(desc(TX_RING, 0, 0) & OWN);
+	}
+	assert_true(exits); /* 10,000 a second are none */
+	for (int i = 0; i < 800; i++) {
+		put_desc(TX_RING, 0, OWN | EOR | FS | LS | 60, 0, TX_BUF);
+		exits = !harness_write_coalesced(h, base + 0xd9, 1, 0x40);
+		harness_advance(h, 40 * NSEC_PER_USEC);
+	}
+	assert_false(exits);
+	harness_advance(h, 100 * NSEC_PER_USEC);
+	assert_false(desc(TX_RING, 0, 0) & OWN);
+	harness_advance(h, 10 * NSEC_PER_MSEC);
+	put_desc(TX_RING, 0, OWN | EOR | FS | LS | 60, 0, TX_BUF);
+	assert_false(harness_write_coalesced(h, base + 0xd9, 1, 0x40));
+	harness_settle(h);
+	assert_false(desc(TX_RING, 0, 0) & OWN);
 	teardown();
 }
 
@@ -1134,6 +1187,7 @@ int main(void)
 		cmocka_unit_test(timer_interrupt),
 		cmocka_unit_test(link_state),
 		cmocka_unit_test(coalescing),
+		cmocka_unit_test(stream),
 		cmocka_unit_test(bug_mss_zero),
 		cmocka_unit_test(bug_header_lengths),
 		cmocka_unit_test(bug_dma_into_own_registers),

@@ -218,6 +218,17 @@ static void coalesced_ring(void **state)
 	ring->coalesced_mmio[0].len = 99;
 	bus_drain_coalesced(f->bus);
 	assert_int_equal(a.writes, 3);
+	/* A change of class lets what is queued arrive. */
+	ring->first = 0;
+	ring->coalesced_mmio[0].len = 4;
+	bus_set_class(f->bus, &a.range, BUS_TRAP);
+	assert_int_equal(a.writes, 4);
+	assert_int_equal(a.range.class, BUS_TRAP);
+	bus_set_class(f->bus, &a.range, BUS_COALESCED);
+	ring->last = 2;
+	ring->coalesced_mmio[1].len = 4;
+	bus_sync(f->bus);
+	assert_int_equal(a.writes, 5);
 	bus_set_coalesced_ring(f->bus, NULL);
 	bus_remove(f->bus, &a.range);
 	free(ring);
