@@ -379,7 +379,7 @@ static int send_result(struct client *c, const struct request *r, int result)
 			  result ? sizeof(error) : 0, NULL, 0);
 }
 
-/* A structured read: holes as holes, unless the client wants one piece. */
+/* A structured read: holes as holes, unless the client wants one piece. The last chunk says so. */
 static int read_structured(struct client *c, const struct request *r)
 {
 	u64 done = 0;
@@ -387,26 +387,28 @@ static int read_structured(struct client *c, const struct request *r)
 	while (done < r->len) {
 		struct block_extent e = {.len = r->len};
 		u8 head[12];
+		u16 last;
 		int rc = 0;
 
 		if (!(r->flags & NBD_FLAG_DF))
 			rc = block_status(c->export->block, r->offset + done, r->len - done, &e);
 		store_be64(head, r->offset + done);
 		store_be32(head + 8, (u32)e.len);
+		last = done + e.len == r->len ? NBD_CHUNK_DONE : 0;
 		if (!rc && (e.flags & BLOCK_ZERO)) {
-			rc = send_chunk(c, r, 0, NBD_CHUNK_HOLE, head, 12, NULL, 0);
+			rc = send_chunk(c, r, last, NBD_CHUNK_HOLE, head, 12, NULL, 0);
 		} else {
 			if (!rc)
 				rc = block_read(c->export->block, r->buf, e.len, r->offset + done);
 			if (rc)
 				return send_result(c, r, rc);
-			rc = send_chunk(c, r, 0, NBD_CHUNK_DATA, head, 8, r->buf, (u32)e.len);
+			rc = send_chunk(c, r, last, NBD_CHUNK_DATA, head, 8, r->buf, (u32)e.len);
 		}
 		if (rc)
 			return rc;
 		done += e.len;
 	}
-	return send_result(c, r, 0);
+	return r->len ? 0 : send_result(c, r, 0);
 }
 
 static int do_read(struct client *c, const struct request *r)
