@@ -549,7 +549,7 @@ static void add_worker(struct client *c)
 {
 	struct worker *w = &c->workers[c->started];
 
-	if (c->ended || c->waiting || c->started == MAX_WORKERS)
+	if (c->ended || __atomic_load_n(&c->waiting, __ATOMIC_RELAXED) || c->started == MAX_WORKERS)
 		return;
 	w->client = c;
 	/* Pages that are not written to are not there. */

@@ -47,7 +47,8 @@ static void reftable_set(struct qcow2 *s, u64 region, u64 offset)
 
 static void grew_to(struct qcow2 *s, u64 end)
 {
-	s->file_size = max(s->file_size, end);
+	/* Reads of compressed clusters look at it without the lock. */
+	__atomic_store_n(&s->file_size, max(s->file_size, end), __ATOMIC_RELAXED);
 }
 
 /* A block for `region` in cluster `at`. The count of that cluster is the caller's affair. */

@@ -324,7 +324,7 @@ static bool prepare(struct qcow2 *s, struct block_queue *q, struct block_req *re
 	u64 end = align_up(req->pos + req->len, s->cluster_size);
 	struct qcow2_cow *c;
 
-	if (!s->writing || qcow2_cache_full(s))
+	if (!__atomic_load_n(&s->writing, __ATOMIC_RELAXED) || qcow2_cache_full(s))
 		return false;
 	if (qcow2_is_busy(s, start, end)) {
 		c = rival(s, q, start, end);

@@ -379,9 +379,9 @@ int qcow2_begin_writing(struct qcow2 *s)
 	u64 keep = s->h.autoclear & QCOW2_AUTO_DATA_RAW;
 	int rc = 0;
 
-	if (s->writing)
+	if (__atomic_load_n(&s->writing, __ATOMIC_ACQUIRE))
 		return 0;
-	if (s->corrupt || s->failed)
+	if (s->corrupt || __atomic_load_n(&s->failed, __ATOMIC_ACQUIRE))
 		return -EIO;
 	if (keep != s->h.autoclear)
 		rc = qcow2_header_features(s, s->h.incompatible, keep);

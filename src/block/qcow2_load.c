@@ -206,9 +206,8 @@ static void begin(struct qcow2_load *l)
 
 static bool is_absent(const struct qcow2 *s, u64 index)
 {
-	return index < s->h.l1_size &&
-	       (__atomic_load_n(&s->l1[index], __ATOMIC_RELAXED) & QCOW2_OFFSET) &&
-	       !__atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED);
+	return index < qcow2_l1_entries(s) && (qcow2_l1_peek(s, index) & QCOW2_OFFSET) &&
+	       !qcow2_l2_peek(s, index);
 }
 
 static struct qcow2_load *get_locked(struct qcow2 *s, struct block_queue *q, u64 index, bool *fresh)

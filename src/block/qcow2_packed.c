@@ -165,7 +165,7 @@ static int unpack(struct qcow2 *s, u64 entry, u8 *out)
 	if (!c)
 		return -EIO;
 	qcow2_packed_range(s, entry, &offset, &len);
-	if (offset >= s->file_size || !offset)
+	if (offset >= __atomic_load_n(&s->file_size, __ATOMIC_RELAXED) || !offset)
 		return -EIO;
 	packed = malloc(len);
 	context = context_get(s, c);

@@ -158,8 +158,8 @@ static bool allocate(struct qcow2 *s, u64 offset, u64 len)
 		return false;
 	if (pthread_mutex_trylock(&s->lock))
 		return false;
-	done = s->writing && !qcow2_cache_full(s) && !qcow2_is_busy(s, offset, offset + len) &&
-	       map_fresh(s, offset, len);
+	done = __atomic_load_n(&s->writing, __ATOMIC_RELAXED) && !qcow2_cache_full(s) &&
+	       !qcow2_is_busy(s, offset, offset + len) && map_fresh(s, offset, len);
 	pthread_mutex_unlock(&s->lock);
 	return done;
 }
@@ -175,18 +175,17 @@ static inline __attribute__((always_inline)) u64 lookup_simple(struct qcow2 *s,
 	u64 l2_index = qcow2_l2_index(s, pos), entry, host, seq, good;
 	struct qcow2_tab *tab;
 
-	if (unlikely(in + req->len > s->plain || index >= s->h.l1_size))
+	if (unlikely(in + req->len > s->plain || index >= qcow2_l1_entries(s)))
 		return 0;
-	tab = __atomic_load_n(&s->l2.map[index], __ATOMIC_ACQUIRE);
+	tab = qcow2_l2_peek(s, index);
 	if (unlikely(!tab || !__atomic_load_n(&tab->referenced, __ATOMIC_RELAXED)))
 		return 0;
 	seq = __atomic_load_n(&tab->seq, __ATOMIC_ACQUIRE);
 	good = __atomic_load_n(&tab->good, __ATOMIC_RELAXED);
-	entry = be64toh(
-		__atomic_load_n((const u64 *)(const void *)tab->data + l2_index, __ATOMIC_RELAXED));
+	entry = qcow2_tab_word(tab, l2_index * 8);
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	if (unlikely((seq & 1) || __atomic_load_n(&tab->seq, __ATOMIC_RELAXED) != seq ||
-		     __atomic_load_n(&s->l2.map[index], __ATOMIC_RELAXED) != tab))
+		     qcow2_l2_peek(s, index) != tab))
 		return 0;
 	host = entry & QCOW2_OFFSET;
 	if (unlikely((entry & (QCOW2_COMPRESSED | QCOW2_ZERO)) || !host ||

@@ -159,7 +159,7 @@ static struct qcow2_tab *tab_evict(struct qcow2_cache *c)
 			continue;
 		if (!tab->used)
 			return tab;
-		if (!tab->referenced)
+		if (!__atomic_load_n(&tab->referenced, __ATOMIC_RELAXED))
 			return tab;
 		set_flag(&tab->referenced, false);
 	}
@@ -175,6 +175,12 @@ static void tab_begin(struct qcow2_tab *tab)
 static void tab_end(struct qcow2_tab *tab)
 {
 	__atomic_store_n(&tab->seq, tab->seq + 1, __ATOMIC_RELEASE);
+}
+
+/* Words, because readers without the lock may still be looking. */
+static void set_word(struct qcow2_tab *tab, u64 at, u64 v)
+{
+	__atomic_store_n((u64 *)(void *)(tab->data + at), htobe64(v), __ATOMIC_RELAXED);
 }
 
 static void map_set(struct qcow2_cache *c, u64 index, struct qcow2_tab *tab)
@@ -227,7 +233,8 @@ struct qcow2_tab *qcow2_tab_new(struct qcow2 *s, struct qcow2_cache *c, u64 inde
 
 	if (!tab)
 		return NULL;
-	memset(tab->data, 0, s->cluster_size);
+	for (u64 at = 0; at < s->cluster_size; at += 8)
+		set_word(tab, at, 0);
 	__atomic_store_n(&tab->good, ~0ULL, __ATOMIC_RELAXED);
 	tab_publish(s, c, tab, index, offset);
 	qcow2_tab_dirty(s, c, tab, 0, s->cluster_size);
@@ -422,24 +429,13 @@ int qcow2_l2_own(struct qcow2 *s, u64 l1_index, struct qcow2_tab **tab)
 	return 0;
 }
 
-static u64 word_at(const struct qcow2_tab *tab, u64 at)
-{
-	return be64toh(
-		__atomic_load_n((const u64 *)(const void *)(tab->data + at), __ATOMIC_RELAXED));
-}
-
-static void set_word(struct qcow2_tab *tab, u64 at, u64 v)
-{
-	__atomic_store_n((u64 *)(void *)(tab->data + at), htobe64(v), __ATOMIC_RELAXED);
-}
-
 u64 qcow2_entry_get(const struct qcow2 *s, const struct qcow2_tab *tab, u64 index, u64 *bitmap)
 {
 	u64 at = index * qcow2_entry_size(s);
 
 	if (bitmap)
-		*bitmap = s->extended ? word_at(tab, at + 8) : 0;
-	return word_at(tab, at);
+		*bitmap = s->extended ? qcow2_tab_word(tab, at + 8) : 0;
+	return qcow2_tab_word(tab, at);
 }
 
 void qcow2_entry_set(struct qcow2 *s, struct qcow2_tab *tab, u64 index, u64 entry, u64 bitmap)
@@ -576,13 +572,13 @@ bool qcow2_lookup_fast(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *m
 	u64 l1_index = qcow2_l1_index(s, offset), seq, want;
 	struct qcow2_tab *tab;
 
-	if (unlikely(l1_index >= s->h.l1_size))
+	if (unlikely(l1_index >= qcow2_l1_entries(s)))
 		return false;
 	len = whole_len(s, offset, len);
-	tab = __atomic_load_n(&s->l2.map[l1_index], __ATOMIC_ACQUIRE);
+	tab = qcow2_l2_peek(s, l1_index);
 	if (!tab) {
 		no_table(map, len);
-		return !(__atomic_load_n(&s->l1[l1_index], __ATOMIC_ACQUIRE) & QCOW2_OFFSET);
+		return !(qcow2_l1_peek(s, l1_index) & QCOW2_OFFSET);
 	}
 	seq = __atomic_load_n(&tab->seq, __ATOMIC_ACQUIRE);
 	want = parts_of(s, offset, len);
@@ -594,7 +590,7 @@ bool qcow2_lookup_fast(struct qcow2 *s, u64 offset, u64 len, struct qcow2_map *m
 	scan(s, tab, offset, len, map);
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	return __atomic_load_n(&tab->seq, __ATOMIC_RELAXED) == seq &&
-	       __atomic_load_n(&s->l2.map[l1_index], __ATOMIC_RELAXED) == tab;
+	       qcow2_l2_peek(s, l1_index) == tab;
 }
 
 /* ---- open and close ---- */
