@@ -532,10 +532,13 @@ static int qed_resize(struct block *b, u64 size, bool shrink, struct err *err)
 	if (size > most || size % BLOCK_SECTOR)
 		return err_set(err, EINVAL, "%s: its tables reach to %llu bytes", b->name,
 			       (unsigned long long)most);
+	/* A write may be about to set a bit of the same header. */
+	pthread_mutex_lock(&s->lock);
 	__atomic_store_n(&b->size, size, __ATOMIC_RELEASE);
 	rc = write_header(s);
 	if (rc)
 		__atomic_store_n(&b->size, old, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&s->lock);
 	return rc ? err_set(err, -rc, "%s: %s", b->name, strerror(-rc)) : 0;
 }
 
