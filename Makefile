@@ -1,7 +1,8 @@
 # make           build/bothy
 # make demo      boot a stock Debian kernel to a shell on this terminal
 # make check     every test; installs what is missing
-# make soak      the tests that have a long form, at full length: hours
+# make soak      the tests that have a long form, at full length, and all of images with the
+#                thread sanitizer: hours
 # make bench     measurements against peers, as ratios
 # make install   program, plug-ins and manual page, below DESTDIR/PREFIX
 
@@ -31,6 +32,8 @@ soak:
 	@scripts/deps check $(BUILD)
 	@$(MAKE) --no-print-directory all
 	@SOAK=1 scripts/run-tests $(BUILD) --suite soak --jobs 1
+	@SOAK=1 scripts/check-threads $(SAN)-threads --suite threads --jobs 1
+	@SOAK=1 scripts/check-threads $(SAN)-threads --suite image --not-suite soak --jobs 1
 
 bench: all
 	@scripts/deps bench
