@@ -123,7 +123,7 @@ struct qcow2_cache {
 	struct qcow2_tab **map; /* by index; NULL: not in memory */
 	u64 entries;		/* of map */
 	struct qcow2_tab **tabs;
-	u32 count, cap, hand, dirty;
+	u32 count, cap, hand, dirty, loading;
 };
 
 enum qcow2_free_state {

@@ -6,6 +6,8 @@
  * Who misses one table after the other gets the next ones read ahead, twice as many each time,
  * while there is room for more tables. The first of them is the mark: who comes to it, in memory or
  * still on its way, sets the reading of the next ones going, so that none has to be waited for.
+ * What is read ahead is nobody's request: it takes no helper, no lock that has to be waited for,
+ * and leaves every judgement to who comes for the table.
  *
  * Invariants:
  * 1. A load belongs to its queue's thread; s->loads and the slots are under load_lock, which is
@@ -80,6 +82,14 @@ static bool settle_now(struct qcow2_load *l)
 
 static void on_loaded(struct block_req *child, int result);
 
+static void put(struct qcow2_load *l)
+{
+	pthread_mutex_lock(&l->s->load_lock);
+	list_del(&l->link);
+	list_add(&l->s->load_slots, &l->link);
+	pthread_mutex_unlock(&l->s->load_lock);
+}
+
 static void leave_to_helper(struct qcow2_load *l)
 {
 	l->iov = (struct iovec){l, sizeof(*l)};
@@ -126,10 +136,7 @@ static void on_loaded(struct block_req *child, int result)
 		list_del(item);
 		list_add_tail(&waiters, item);
 	}
-	pthread_mutex_lock(&s->load_lock);
-	list_del(&l->link);
-	list_add(&s->load_slots, &l->link);
-	pthread_mutex_unlock(&s->load_lock);
+	put(l);
 	/* Whatever the result: a helper will meet the same error and say so. */
 	while (!list_empty(&waiters)) {
 		struct block_req *req = list_first(&waiters, struct block_req, link);
@@ -186,14 +193,10 @@ static bool reserve(struct qcow2_load *l)
 	return l->tab;
 }
 
-static void begin(struct qcow2_load *l)
+static void read_table(struct qcow2_load *l)
 {
 	struct qcow2 *s = l->s;
 
-	if (!block_queue_has_ring(l->queue) || !reserve(l)) {
-		leave_to_helper(l);
-		return;
-	}
 	l->iov = (struct iovec){l->tab->data, s->cluster_size};
 	l->child = (struct block_req){.op = BLOCK_READ,
 				      .len = s->cluster_size,
@@ -202,6 +205,25 @@ static void begin(struct qcow2_load *l)
 				      .done = on_loaded};
 	list_init(&l->child.link);
 	block_child_start(l->queue, &l->child, s->block.file, l->offset);
+}
+
+static void begin(struct qcow2_load *l)
+{
+	if (block_queue_has_ring(l->queue) && reserve(l))
+		read_table(l);
+	else
+		leave_to_helper(l);
+}
+
+/* The same for a table that nobody waits for. */
+static bool begin_ahead(struct qcow2_load *l)
+{
+	if (reserve(l)) {
+		read_table(l);
+		return true;
+	}
+	put(l);
+	return false;
 }
 
 static bool is_absent(const struct qcow2 *s, u64 index)
@@ -223,6 +245,8 @@ static struct qcow2_load *get_locked(struct qcow2 *s, struct block_queue *q, u64
 /* Read n tables from there on, while they make sense. */
 static void read_some(struct qcow2 *s, struct block_queue *q, u64 index, u32 n)
 {
+	if (!block_queue_has_ring(q))
+		return;
 	for (; n--; index++) {
 		struct qcow2_load *l;
 		bool fresh;
@@ -231,10 +255,8 @@ static void read_some(struct qcow2 *s, struct block_queue *q, u64 index, u32 n)
 		    __atomic_load_n(&s->l2.count, __ATOMIC_RELAXED) + n >= s->l2.cap)
 			return;
 		l = get_locked(s, q, index, &fresh);
-		if (!l)
+		if (!l || (fresh && !begin_ahead(l)))
 			return;
-		if (fresh)
-			begin(l);
 	}
 }
 
@@ -256,6 +278,11 @@ static void after_miss(struct qcow2 *s, struct block_queue *q, u64 index)
 	u32 n;
 
 	pthread_mutex_lock(&s->load_lock);
+	/* It was to be read ahead and could not be: the next ones are on their way. */
+	if (index < s->load_mark && s->load_mark - index <= s->load_ahead) {
+		pthread_mutex_unlock(&s->load_lock);
+		return;
+	}
 	n = index == s->load_next ? min(2 * s->load_ahead + 1, (u32)MAX_AHEAD) : 0;
 	s->load_next = index + 1;
 	first = note_ahead(s, n);

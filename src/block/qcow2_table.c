@@ -288,19 +288,25 @@ bool qcow2_l2_trust(struct qcow2 *s, struct qcow2_tab *tab, u64 offset, u64 len)
 struct qcow2_tab *qcow2_l2_reserve(struct qcow2 *s)
 {
 	struct qcow2_cache *c = &s->l2;
-	struct qcow2_tab *tab = c->count < c->cap ? tab_alloc(s, c) : tab_evict(c);
+	struct qcow2_tab *tab;
 
+	/* With those that are dirty they leave some for who cannot wait. */
+	if (c->loading >= max(c->cap / 4, 1u))
+		return NULL;
+	tab = c->count < c->cap ? tab_alloc(s, c) : tab_evict(c);
 	if (!tab)
 		return NULL;
 	tab_begin(tab);
 	tab_drop(c, tab);
 	tab->loading = true;
+	c->loading++;
 	return tab;
 }
 
 void qcow2_l2_settle(struct qcow2 *s, struct qcow2_tab *tab, u64 l1_index, u64 offset, bool keep)
 {
 	tab->loading = false;
+	s->l2.loading--;
 	if (keep)
 		tab_publish(s, &s->l2, tab, l1_index, offset);
 	else
