@@ -227,11 +227,14 @@ void block_subs_end(struct block_queue *queue, struct block_req *parent);
 
 /*
  * Epochs: a format that frees space must not reuse it while requests that looked it up before are
- * in flight. block_epoch_enter() counts a request in; it is counted out when it completes.
- * block_epoch_new() starts an epoch and returns its number; block_epoch_passed() says whether all
- * requests that entered before it are done, in every queue. Sleeping queues are woken to find out.
+ * in flight. block_epoch_enter() counts a request in; it is counted out when it completes, however
+ * it gets there (a helper of a layer below included), or by block_epoch_leave(), when what was
+ * looked up for it will not be used. block_epoch_new() starts an epoch and returns its number;
+ * block_epoch_passed() says whether all requests that entered before it are done, in every queue.
+ * Sleeping queues are woken to find out.
  */
 void block_epoch_enter(struct block_queue *queue, struct block_req *req);
+void block_epoch_leave(struct block_req *req);
 u64 block_epoch_new(struct block *block);
 bool block_epoch_passed(struct block *block, u64 epoch);
 

@@ -196,6 +196,15 @@ static inline __attribute__((always_inline)) u64 lookup_simple(struct qcow2 *s,
 	return host + in;
 }
 
+/* To a helper, which looks everything up again and counts itself in (qcow2_helper_enter()). */
+static void defer(struct qcow2 *s, struct block_queue *q, struct block_req *req)
+{
+	/* Of a read-only image nothing is freed; the request may be counted in by one above. */
+	if (!s->block.readonly)
+		block_epoch_leave(req);
+	block_defer(q, req);
+}
+
 /* Everything else. */
 __attribute__((noinline)) static void go(struct qcow2 *s, struct block_queue *q,
 					 struct block_req *req, bool may_load)
@@ -218,7 +227,7 @@ __attribute__((noinline)) static void go(struct qcow2 *s, struct block_queue *q,
 		return;
 	} else if (n || ((req->op != BLOCK_WRITE || !qcow2_cow_start(s, q, req)) &&
 			 (!may_load || !qcow2_load_start(s, q, req)))) {
-		block_defer(q, req);
+		defer(s, q, req);
 	}
 }
 
@@ -271,13 +280,13 @@ void qcow2_submit(struct block *b, struct block_queue *q, struct block_req *req)
 		else
 			go(s, q, req, true);
 	} else if (req->op != BLOCK_FLUSH) {
-		block_defer(q, req);
+		defer(s, q, req);
 	} else if (b->readonly) {
 		block_finish(q, req, 0);
 	} else if (!s->external && clean(s)) {
 		/* With no metadata to write it is the file's own affair. */
 		block_pass(q, req, b->file, 0);
 	} else {
-		block_defer(q, req);
+		defer(s, q, req);
 	}
 }

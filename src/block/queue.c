@@ -163,14 +163,8 @@ void block_finish(struct block_queue *q, struct block_req *req, int result)
 
 void block_defer(struct block_queue *q, struct block_req *req)
 {
-	int rc;
+	int rc = block_pool_add(q->top->pool, req);
 
-	/* The helper counts itself in where it must. */
-	if (req->active) {
-		--*req->active;
-		req->active = NULL;
-	}
-	rc = block_pool_add(q->top->pool, req);
 	if (rc)
 		block_finish(q, req, rc);
 }
@@ -431,6 +425,13 @@ void block_epoch_enter(struct block_queue *q, struct block_req *req)
 {
 	req->active = &q->active[q->parity];
 	++*req->active;
+}
+
+void block_epoch_leave(struct block_req *req)
+{
+	if (req->active)
+		--*req->active;
+	req->active = NULL;
 }
 
 static void update_epoch(struct block_queue *q)

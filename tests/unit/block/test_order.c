@@ -412,6 +412,40 @@ static void cache_limit(void **state)
 	disk_free(&d);
 }
 
+/* ---- slow requests ---- */
+
+/* A read that a layer below has given to a helper still uses what it was sent to. */
+static void freed_under_a_helper(void **state)
+{
+	struct block_extent e;
+	struct disk d;
+	struct op op;
+
+	disk_new(&d, 16 * MiB, 4096);
+	for (u64 at = 4 * MiB; at < 12 * MiB; at += d.span)
+		put(&d, at, 4096, 0xcc);
+	put(&d, 0, 4096, 0xaa);
+	assert_int_equal(block_flush(d.b), 0);
+	assert_int_equal(block_status(d.b, 0, 4096, &e), 0);
+	watch.defer = true;
+	watch_rule(&watch, WATCH_BEFORE, BLOCK_READ, e.host_offset, e.host_offset + 4096, 1);
+	start(&d, &op, BLOCK_READ, 0, 0);
+	watch_wait(&watch, 1);
+	assert_int_equal(block_discard(d.b, 4096, 0), 0);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(block_flush(d.b), 0);
+		block_queue_poll(d.q);
+	}
+	/* More than what is reserved, so that what is free is looked for. */
+	put(&d, 4 * MiB, 8 * MiB, 0xbb);
+	watch_release(&watch);
+	assert_int_equal(finish(&d, &op), 0);
+	assert_true(op.data[0] == 0xaa || !op.data[0]);
+	disk_close(&d);
+	check_sound(&d);
+	disk_free(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -422,6 +456,7 @@ int main(void)
 		cmocka_unit_test(error_ahead),
 		cmocka_unit_test(broken_ahead),
 		cmocka_unit_test(cache_limit),
+		cmocka_unit_test(freed_under_a_helper),
 	};
 	int rc;
 
