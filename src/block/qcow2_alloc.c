@@ -77,7 +77,10 @@ static u64 last_region(const struct qcow2 *s)
 	return n;
 }
 
-/* Write all refcount blocks, so that a new table may point to them. */
+/*
+ * Write all refcount blocks, so that a new table may point to them. One of which a flush that is
+ * under way has a copy stays dirty: the copy may reach the disk after this.
+ */
 static int write_blocks(struct qcow2 *s)
 {
 	int rc = 0;
@@ -88,7 +91,7 @@ static int write_blocks(struct qcow2 *s)
 		if (!tab->used || !tab->dirty)
 			continue;
 		rc = block_node_write(s->block.file, tab->data, s->cluster_size, tab->offset);
-		if (!rc) {
+		if (!rc && !tab->writing) {
 			tab->dirty = 0;
 			s->refblocks.dirty--;
 		}

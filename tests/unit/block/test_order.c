@@ -446,6 +446,48 @@ static void freed_under_a_helper(void **state)
 	disk_free(&d);
 }
 
+static void *flusher(void *arg)
+{
+	struct disk *d = arg;
+
+	return (void *)(intptr_t)block_flush(d->b);
+}
+
+static void join(pthread_t id, int want)
+{
+	void *result;
+
+	pthread_join(id, &result);
+	assert_int_equal((intptr_t)result, want);
+}
+
+/* The refcount table grows, for which all blocks are written, while a flush has an older copy of
+ * one to write. */
+static void blocks_under_a_flush(void **state)
+{
+	u64 at = 0, old;
+	pthread_t id;
+	struct disk d;
+
+	disk_new(&d, 32 * MiB, 512);
+	old = d.s->reftable_size;
+	/* Up to the last block for which the table has room. */
+	for (; d.s->run >> d.s->refblock_bits != old - 1 || d.s->run == d.s->run_end; at += 512)
+		put(&d, at, 512, 1);
+	assert_int_equal(block_flush(d.b), 0);
+	put(&d, at, 512, 2);
+	watch_rule(&watch, WATCH_BEFORE, BLOCK_WRITE, 0, ~0ULL, 1);
+	assert_int_equal(pthread_create(&id, NULL, flusher, &d), 0);
+	watch_wait(&watch, 1);
+	for (at += 512; d.s->reftable_size == old; at += 512)
+		put(&d, at, 512, 3);
+	watch_release(&watch);
+	join(id, 0);
+	disk_close(&d);
+	check_sound(&d);
+	disk_free(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -457,6 +499,7 @@ int main(void)
 		cmocka_unit_test(broken_ahead),
 		cmocka_unit_test(cache_limit),
 		cmocka_unit_test(freed_under_a_helper),
+		cmocka_unit_test(blocks_under_a_flush),
 	};
 	int rc;
 
