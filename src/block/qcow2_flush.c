@@ -245,23 +245,34 @@ static int carry_out(struct qcow2 *s, const struct plan *plan)
 	return rc;
 }
 
-/* One round, by one thread at a time. Locked, drops the lock for I/O. */
-static int flush_round(struct qcow2 *s)
+/* One round, by one thread at a time. Locked; the lock is dropped for I/O unless it is held. */
+static int flush_round(struct qcow2 *s, bool held)
 {
 	struct plan plan;
-	int rc = s->failed ? s->failed : plan_make(s, &plan);
+	int rc = __atomic_load_n(&s->failed, __ATOMIC_ACQUIRE);
 
+	if (!rc)
+		rc = plan_make(s, &plan);
 	if (rc)
 		return rc;
-	pthread_mutex_unlock(&s->lock);
+	if (!held)
+		pthread_mutex_unlock(&s->lock);
 	rc = carry_out(s, &plan);
-	pthread_mutex_lock(&s->lock);
+	if (!held)
+		pthread_mutex_lock(&s->lock);
 	if (rc)
 		plan_undo(s, &plan);
 	else
 		qcow2_frees_durable(s);
 	plan_end(s, &plan);
 	return rc;
+}
+
+int qcow2_flush_held(struct qcow2 *s)
+{
+	while (s->flushing)
+		pthread_cond_wait(&s->changed, &s->lock);
+	return flush_round(s, true);
 }
 
 int qcow2_flush(struct qcow2 *s)
@@ -280,7 +291,7 @@ int qcow2_flush(struct qcow2 *s)
 		}
 		__atomic_store_n(&s->flushing, true, __ATOMIC_RELAXED);
 		s->flush_started++;
-		rc = flush_round(s);
+		rc = flush_round(s, false);
 		s->flush_result = rc;
 		s->flush_done = s->flush_started;
 		__atomic_store_n(&s->flushing, false, __ATOMIC_RELEASE);

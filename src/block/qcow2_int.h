@@ -429,6 +429,9 @@ void qcow2_helper_leave(struct qcow2 *s, u64 slot);
 void qcow2_give_up(struct qcow2 *s, int rc);
 /* Not locked. Everything completed before becomes durable. */
 int qcow2_flush(struct qcow2 *s);
+/* Locked, and held throughout but for the end of a flush under way: afterwards memory and disk
+ * agree until the lock is let go. */
+int qcow2_flush_held(struct qcow2 *s);
 /* Flush until nothing is left to be done, frees included. Not locked, no other user. */
 int qcow2_settle(struct qcow2 *s);
 

@@ -61,7 +61,7 @@ int qcow2_write_l1(struct qcow2 *s, const u64 *l1, u64 entries, u64 offset)
 	return rc;
 }
 
-/* Put L1 elsewhere with room for `entries`. Locked; all is flushed and nothing else is going on. */
+/* Put L1 elsewhere with room for `entries`. Locked; others may be at work on the image. */
 static int move_l1(struct qcow2 *s, u64 entries)
 {
 	u64 per = s->cluster_size / 8, clusters = div_round_up(entries, per), offset;
@@ -74,25 +74,29 @@ static int move_l1(struct qcow2 *s, u64 entries)
 	rc = grow_l1_memory(s, entries);
 	if (!rc)
 		rc = qcow2_meta_add(s, offset, clusters);
+	/* The refcounts of the new place must be there before the header points to it, and what L1
+	 * points to before it is written there. */
+	if (!rc)
+		rc = qcow2_flush_held(s);
 	if (!rc)
 		rc = qcow2_write_l1(s, s->l1, entries, offset);
+	if (!rc)
+		rc = block_node_flush(s->block.file);
 	if (rc) {
+		qcow2_meta_del(s, offset, clusters);
 		qcow2_unalloc(s, offset, clusters);
 		return rc;
 	}
-	/* The refcounts of the new place must be there before the header points to it. */
-	pthread_mutex_unlock(&s->lock);
-	rc = qcow2_flush(s);
-	pthread_mutex_lock(&s->lock);
-	if (rc)
-		return rc;
 	store_be32(buf, (u32)entries);
 	store_be64(buf + 4, offset);
 	rc = block_node_write(s->block.file, buf, sizeof(buf), 36);
 	if (!rc)
 		rc = block_node_flush(s->block.file);
-	if (rc)
+	/* Nobody knows now which table the header names: nothing may be added to either. */
+	if (rc) {
+		qcow2_give_up(s, rc);
 		return rc;
+	}
 	s->h.l1_offset = offset;
 	__atomic_store_n(&s->h.l1_size, (u32)entries, __ATOMIC_RELEASE);
 	if (!old_clusters)

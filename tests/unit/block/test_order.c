@@ -488,6 +488,48 @@ static void blocks_under_a_flush(void **state)
 	disk_free(&d);
 }
 
+static void *resizer(void *arg)
+{
+	struct disk *d = arg;
+	struct err err;
+
+	return (void *)(intptr_t)block_resize(d->b, 4 * TABLES * d->span, false, &err);
+}
+
+/* L1 moves while others add tables. */
+static void grown_under_a_write(void **state)
+{
+	pthread_t flush, resize;
+	struct disk d;
+	u8 value;
+
+	disk_new(&d, TABLES * 2 * MiB, 4096);
+	put(&d, 0, 4096, 1);
+	watch_rule(&watch, WATCH_BEFORE, BLOCK_WRITE, 0, ~0ULL, 1);
+	assert_int_equal(pthread_create(&flush, NULL, flusher, &d), 0);
+	watch_wait(&watch, 1);
+	assert_int_equal(pthread_create(&resize, NULL, resizer, &d), 0);
+	/* Time for it to come to where it waits; any other order must do, too. */
+	usleep(100 * 1000);
+	put(&d, 9 * d.span, 4096, 9);
+	watch_release(&watch);
+	join(flush, 0);
+	join(resize, 0);
+	put(&d, 2 * TABLES * d.span, 4096, 77);
+	disk_close(&d);
+	check_sound(&d);
+	disk_open(&d);
+	assert_int_equal(block_size(d.b), 4 * TABLES * d.span);
+	assert_int_equal(read_at(&d, 0, &value), 0);
+	assert_int_equal(value, 1);
+	assert_int_equal(read_at(&d, 9 * d.span, &value), 0);
+	assert_int_equal(value, 9);
+	assert_int_equal(read_at(&d, 2 * TABLES * d.span, &value), 0);
+	assert_int_equal(value, 77);
+	disk_close(&d);
+	disk_free(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -500,6 +542,7 @@ int main(void)
 		cmocka_unit_test(cache_limit),
 		cmocka_unit_test(freed_under_a_helper),
 		cmocka_unit_test(blocks_under_a_flush),
+		cmocka_unit_test(grown_under_a_write),
 	};
 	int rc;
 
