@@ -239,7 +239,7 @@ struct qcow2 {
 	u64 helpers[2], helper_epoch; /* as a queue's epochs, for threads in qcow2_io() */
 
 	bool writing;	 /* the header says that we write */
-	bool meta_dirty; /* something for a flush to do; read without the lock */
+	bool meta_dirty; /* something for a flush to do */
 	bool corrupt;	 /* found by us or by the header: no more writes */
 	int failed;	 /* a sync failed: what is on disk is not known any more */
 	bool flushing, releasing;

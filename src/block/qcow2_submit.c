@@ -251,11 +251,17 @@ void qcow2_start_loaded(struct qcow2 *s, struct block_queue *q, struct block_req
 	start(s, q, req, false);
 }
 
+/* Is there nothing of ours to be written? All at one moment: a flush clears meta_dirty when it
+ * begins, and sets it again when it fails. False, too, when that cannot be told without waiting. */
 static bool clean(struct qcow2 *s)
 {
-	return !__atomic_load_n(&s->meta_dirty, __ATOMIC_ACQUIRE) &&
-	       !__atomic_load_n(&s->flushing, __ATOMIC_ACQUIRE) &&
-	       !__atomic_load_n(&s->failed, __ATOMIC_RELAXED);
+	bool yes;
+
+	if (pthread_mutex_trylock(&s->lock))
+		return false;
+	yes = !s->meta_dirty && !s->flushing && !__atomic_load_n(&s->failed, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&s->lock);
+	return yes;
 }
 
 /* Is it one of those that may go on at once? */
