@@ -144,7 +144,15 @@ static void finish(struct qcow2_cow *c)
 
 static void on_published(struct block_req *req, int result)
 {
-	finish(container_of(req, struct qcow2_cow, child[0]));
+	struct qcow2_cow *c = container_of(req, struct qcow2_cow, child[0]);
+
+	/* There was no helper to be had, so that the lock has to be waited for here. */
+	if (result) {
+		pthread_mutex_lock(&c->s->lock);
+		publish(c);
+		pthread_mutex_unlock(&c->s->lock);
+	}
+	finish(c);
 }
 
 /* In a helper. */

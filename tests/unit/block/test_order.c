@@ -31,6 +31,22 @@ static struct watch watch;
 
 /* ---- surroundings ---- */
 
+/* What the failing of pthread_create() lets go on. */
+static bool no_threads;
+
+int __real_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg);
+int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg);
+
+int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+{
+	if (!no_threads)
+		return __real_pthread_create(id, attr, fn, arg);
+	watch_release_threads(&watch);
+	return EAGAIN;
+}
+
 struct disk {
 	char *path;
 	struct block_options o;
@@ -396,7 +412,9 @@ static void cache_limit(void **state)
 		watch_rule(&watch, WATCH_AFTER, BLOCK_READ, 0, ~0ULL, 100);
 	for (u64 i = 0; i < 12; i++)
 		start(&d, &ops[i], BLOCK_READ, i * d.span, 0);
-	/* Those for which there is no room are a helper's, which does not wait. */
+	/* Those for which there is no room are a helper's, which does not wait for the others. */
+	while (all_table_reads(&d) < 12)
+		usleep(1000);
 	for (u64 i = 0; i < 12; i++) {
 		while (!ops[i].over) {
 			watch_release(&watch);
@@ -530,6 +548,58 @@ static void grown_under_a_write(void **state)
 	disk_free(&d);
 }
 
+static void *reader(void *arg)
+{
+	struct disk *d = arg;
+	u8 buf[512];
+
+	return (void *)(intptr_t)block_read(d->b, buf, sizeof(buf), 3 * d->span);
+}
+
+/* A copy on write has to wait for the lock at its end, and there is no thread to wait for it. */
+static void copy_without_helper(void **state)
+{
+	struct op op, next;
+	struct disk d;
+	struct err err;
+	pthread_t id;
+	u8 value;
+
+	disk_new(&d, TABLES * 32 * MiB, 16384);
+	put(&d, 0, 65536, 1);
+	put(&d, 3 * d.span, 512, 3);
+	assert_int_equal(block_snapshot_create(d.b, "one", &err), 0);
+	disk_close(&d);
+	disk_open(&d);
+	/* The table is ours now, and the image is being written. */
+	put(&d, 16384, 16384, 2);
+	watch_rule(&watch, WATCH_BEFORE, BLOCK_WRITE, 0, ~0ULL, 1);
+	start(&d, &op, BLOCK_WRITE, 4096, 4);
+	while (!watch.nheld)
+		turn(&d);
+	watch_rule(&watch, WATCH_BEFORE, BLOCK_READ, d.l2[3], d.l2[3] + 1, 1);
+	assert_int_equal(pthread_create(&id, NULL, reader, &d), 0);
+	watch_wait(&watch, 2);
+	no_threads = true;
+	watch_release_queue(&watch);
+	assert_int_equal(finish(&d, &op), 0);
+	no_threads = false;
+	watch_release(&watch);
+	join(id, 0);
+	assert_int_equal(read_at(&d, 4096, &value), 0);
+	assert_int_equal(value, 4);
+	assert_int_equal(read_at(&d, 0, &value), 0);
+	assert_int_equal(value, 1);
+	/* Nobody waits for a copy that is over. */
+	start(&d, &next, BLOCK_WRITE, 8192, 5);
+	start(&d, &op, BLOCK_WRITE, 32768, 6);
+	assert_int_equal(finish(&d, &next), 0);
+	assert_int_equal(finish(&d, &op), 0);
+	disk_close(&d);
+	check_sound(&d);
+	disk_free(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -543,6 +613,7 @@ int main(void)
 		cmocka_unit_test(freed_under_a_helper),
 		cmocka_unit_test(blocks_under_a_flush),
 		cmocka_unit_test(grown_under_a_write),
+		cmocka_unit_test(copy_without_helper),
 	};
 	int rc;
 
