@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/str.h"
+
 int err_set(struct err *err, int errno_value, const char *fmt, ...)
 {
 	va_list ap;
@@ -12,6 +14,7 @@ int err_set(struct err *err, int errno_value, const char *fmt, ...)
 		va_start(ap, fmt);
 		vsnprintf(err->text, sizeof(err->text), fmt, ap);
 		va_end(ap);
+		str_make_printable(err->text);
 	}
 	return -errno_value;
 }
@@ -30,4 +33,5 @@ void err_prefix(struct err *err, const char *fmt, ...)
 	va_end(ap);
 	n = strlen(err->text);
 	snprintf(err->text + n, sizeof(err->text) - n, ": %.*s", (int)sizeof(rest) - 1, rest);
+	str_make_printable(err->text);
 }

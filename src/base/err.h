@@ -12,7 +12,8 @@ struct err {
 };
 
 /* Write the message; err may be NULL. Returns -errno_value, so `return err_set(err, ENOENT, ...)`
- * both explains and fails. A long message is cut, never an error. */
+ * both explains and fails. A long message is cut, never an error. Names in it may be anybody's:
+ * what is no printable text in UTF-8 becomes '?'. */
 int err_set(struct err *err, int errno_value, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* Put "prefix: " before the text that is there. */

@@ -68,13 +68,59 @@ void str_free(struct str *s)
 	*s = (struct str){0};
 }
 
+size_t str_utf8(const char *s, u32 *code)
+{
+	static const u32 least[] = {0, 0, 0x80, 0x800, 0x10000};
+	const u8 *p = (const u8 *)s;
+	size_t len = p[0] < 0x80   ? 1
+		     : p[0] < 0xc0 ? 0
+		     : p[0] < 0xe0 ? 2
+		     : p[0] < 0xf0 ? 3
+		     : p[0] < 0xf8 ? 4
+				   : 0;
+
+	if (len < 2) {
+		*code = p[0];
+		return len;
+	}
+	*code = p[0] & (0x7fu >> len);
+	for (size_t i = 1; i < len; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+		*code = *code << 6 | (p[i] & 0x3f);
+	}
+	if (*code < least[len] || *code > 0x10ffff || (*code >= 0xd800 && *code < 0xe000))
+		return 0;
+	return len;
+}
+
+void str_make_printable(char *text)
+{
+	char *to = text;
+	u32 code;
+
+	while (*text) {
+		size_t len = str_utf8(text, &code);
+
+		if (!len || code < ' ' || (code >= 0x7f && code < 0xa0)) {
+			*to++ = '?';
+			text += max(len, (size_t)1);
+			continue;
+		}
+		memmove(to, text, len);
+		to += len;
+		text += len;
+	}
+	*to = '\0';
+}
+
 /* strtoull takes a sign and leading blanks; we do not. */
-static int parse_prefix(const char *text, u64 *out, char **end)
+static int parse_prefix(const char *text, u64 *out, char **end, int base)
 {
 	if (!isdigit((unsigned char)text[0]))
 		return -EINVAL;
 	errno = 0;
-	*out = strtoull(text, end, 0);
+	*out = strtoull(text, end, base);
 	return errno ? -ERANGE : 0;
 }
 
@@ -82,7 +128,7 @@ int parse_u64(const char *text, u64 *out)
 {
 	char *end;
 	u64 v;
-	int rc = parse_prefix(text, &v, &end);
+	int rc = parse_prefix(text, &v, &end, 0);
 
 	if (rc)
 		return rc;
@@ -109,10 +155,11 @@ static int size_suffix(const char *s)
 int parse_size(const char *text, u64 *out)
 {
 	u64 whole, fraction = 0, scale = 1;
+	bool hex = text[0] == '0' && (text[1] | 0x20) == 'x';
 	char *end;
 	int rc, shift;
 
-	rc = parse_prefix(text, &whole, &end);
+	rc = parse_prefix(text, &whole, &end, hex ? 16 : 10);
 	if (rc)
 		return rc;
 	if (*end == '.') {

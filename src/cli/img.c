@@ -72,6 +72,18 @@ static int verb_help(const struct command *verb)
 	return 0;
 }
 
+/* What was printed may not have arrived. */
+static int finish(const struct command *verb, int status)
+{
+	struct err err = {""};
+	bool lost = fflush(stdout) || ferror(stdout);
+
+	if (!lost || status == EXIT_USAGE)
+		return status;
+	err_set(&err, errno, "standard output: %s", strerror(errno));
+	return img_fail(verb->name, &err, status ? status : IMG_FAILED);
+}
+
 int img_main(int argc, char **argv)
 {
 	if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
@@ -83,7 +95,7 @@ int img_main(int argc, char **argv)
 			continue;
 		if (argc == 3 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h")))
 			return verb_help(img_verbs[i]);
-		return img_verbs[i]->run(argc - 1, argv + 1);
+		return finish(img_verbs[i], img_verbs[i]->run(argc - 1, argv + 1));
 	}
 	fprintf(stderr, "bothy img: no verb '%s'\n", argv[1]);
 	help(stderr);
@@ -97,7 +109,8 @@ const struct command command_img = {
 	.run = img_main,
 	.text = "Verbs: create info check convert compare map resize snapshot rebase commit "
 		"measure\n"
-		"bench. Each has its own help: bothy img VERB --help. Words and exit statuses are\n"
+		"bench serve. Each has its own help: bothy img VERB --help. Words and exit "
+		"statuses are\n"
 		"those of qemu-img where the thing is the same.\n",
 };
 
@@ -133,18 +146,39 @@ int img_open(struct block **out, const struct img_source *source, unsigned int f
 
 /* ---- output ---- */
 
+const char *const img_output_names[] = {"human", "json", NULL};
+
 void img_json_string(FILE *out, const char *text)
 {
+	u32 code;
+
 	fputc('"', out);
-	for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-		if (*c == '"' || *c == '\\')
-			fprintf(out, "\\%c", *c);
-		else if (*c < ' ' || *c == 0x7f)
-			fprintf(out, "\\u%04x", *c);
+	for (size_t len; *text; text += max(len, (size_t)1)) {
+		len = str_utf8(text, &code);
+		if (!len)
+			fputs("\\ufffd", out);
+		else if (code == '"' || code == '\\')
+			fprintf(out, "\\%c", *text);
+		else if (code < ' ' || (code >= 0x7f && code < 0xa0))
+			fprintf(out, "\\u%04x", code);
 		else
-			fputc(*c, out);
+			fwrite(text, 1, len, out);
 	}
 	fputc('"', out);
+}
+
+void img_print_text(FILE *out, const char *text, int width)
+{
+	char *copy = strdup(text);
+	int shown = 0;
+
+	if (!copy)
+		return;
+	str_make_printable(copy);
+	for (const char *c = copy; *c; c++)
+		shown += (*c & 0xc0) != 0x80;
+	fprintf(out, "%s%*s", copy, max(width - shown, 0), "");
+	free(copy);
 }
 
 void img_print_size(FILE *out, u64 bytes)

@@ -226,7 +226,6 @@ static int resize(struct resize *r, struct err *err)
 	return rc;
 }
 
-/* "-2G" is a size, not an option: put "--" before it. */
 static int resize_main(int argc, char **argv)
 {
 	struct resize r = {0};
@@ -259,7 +258,7 @@ struct measure {
 	struct img_source source;
 	char *target, *options;
 	u64 size;
-	bool json;
+	struct img_output output;
 };
 
 static const struct opt measure_options[] = {
@@ -288,10 +287,7 @@ static const struct opt measure_options[] = {
 	 .offset = offsetof(struct measure, size),
 	 .arg = "SIZE",
 	 .help = "of an empty disk, in place of FILE"},
-	{.name = "json",
-	 .type = OPT_BOOL,
-	 .offset = offsetof(struct measure, json),
-	 .help = "print JSON"},
+	IMG_OUTPUT_OPTIONS(struct measure, output),
 	OPT_END,
 };
 
@@ -347,7 +343,8 @@ static int measure(const struct measure *m, struct err *err)
 	if (!rc)
 		rc = block_measure(m->target, &c, data, &required, &full, err);
 	if (!rc)
-		printf(m->json ? "{\n    \"required\": %llu,\n    \"fully-allocated\": %llu\n}\n"
+		printf(img_wants_json(&m->output)
+			       ? "{\n    \"required\": %llu,\n    \"fully-allocated\": %llu\n}\n"
 			       : "required size: %llu\nfully allocated size: %llu\n",
 		       (unsigned long long)required, (unsigned long long)full);
 	opt_free(block_create_table, &c);

@@ -11,22 +11,12 @@
 
 struct info {
 	struct img_source source;
-	bool json, chain;
-	char *output;
+	struct img_output output;
 };
-
-static const char *const output_names[] = {"human", "json", NULL};
 
 static const struct opt info_options[] = {
 	IMG_SOURCE_OPTIONS(struct info, source),
-	{.name = "json",
-	 .type = OPT_BOOL,
-	 .offset = offsetof(struct info, json),
-	 .help = "print JSON, with qemu-img's names"},
-	{.name = "output",
-	 .type = OPT_STRING,
-	 .offset = offsetof(struct info, output),
-	 .arg = "human|json"},
+	IMG_OUTPUT_OPTIONS(struct info, output),
 	OPT_END,
 };
 
@@ -154,14 +144,12 @@ static void print_json(struct block *b, const char *file, const struct block_ima
 	printf(",\n    \"dirty-flag\": %s\n}\n", yes(i->dirty));
 }
 
-/* Names come from inside the image: nothing in them reaches the terminal but printable text. */
 static void print_name(const char *label, const char *text)
 {
 	if (!text)
 		return;
 	printf("%s: ", label);
-	for (; *text; text++)
-		putchar((unsigned char)*text < ' ' || *text == 0x7f ? '?' : *text);
+	img_print_text(stdout, text, 0);
 	putchar('\n');
 }
 
@@ -180,8 +168,10 @@ void img_print_snapshots(struct block *b, int count)
 		if (!localtime_r(&when, &tm) ||
 		    !strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm))
 			date[0] = '\0';
-		printf("%-8s  %-24s %12llu  %s\n", sn.id, sn.name,
-		       (unsigned long long)sn.vm_state_size, date);
+		img_print_text(stdout, sn.id, 8);
+		printf("  ");
+		img_print_text(stdout, sn.name, 24);
+		printf(" %12llu  %s\n", (unsigned long long)sn.vm_state_size, date);
 	}
 }
 
@@ -198,7 +188,8 @@ static void human_encryption(const struct block_encryption *e)
 
 static void print_human(struct block *b, const char *file, const struct block_image_info *i)
 {
-	printf("image: %s\nfile format: %s\nvirtual size: ", file, i->format);
+	print_name("image", file);
+	printf("file format: %s\nvirtual size: ", i->format);
 	img_print_size(stdout, i->virtual_size);
 	printf("\ndisk size: ");
 	img_print_size(stdout, i->disk_size);
@@ -233,7 +224,6 @@ static int show(const struct info *a, struct err *err)
 {
 	struct block_image_info info;
 	struct block *b;
-	bool json = a->json || (a->output && !strcmp(a->output, output_names[1]));
 	int rc = img_open(&b, &a->source, IMG_METADATA | IMG_NO_REPAIR, err);
 
 	if (rc)
@@ -241,7 +231,7 @@ static int show(const struct info *a, struct err *err)
 	rc = block_image_info(b, &info);
 	if (rc)
 		err_set(err, -rc, "%s: %s", a->source.file, strerror(-rc));
-	else if (json)
+	else if (img_wants_json(&a->output))
 		print_json(b, a->source.file, &info);
 	else
 		print_human(b, a->source.file, &info);
@@ -274,7 +264,8 @@ const struct command img_info = {
 struct check {
 	struct img_source source;
 	int repair;
-	bool json, quiet;
+	struct img_output output;
+	bool quiet;
 };
 
 static const char *const repair_names[] = {"none", "leaks", "all", NULL};
@@ -293,10 +284,7 @@ static const struct opt check_options[] = {
 	 .offset = offsetof(struct check, repair),
 	 .arg = "leaks|all",
 	 .choices = repair_names},
-	{.name = "json",
-	 .type = OPT_BOOL,
-	 .offset = offsetof(struct check, json),
-	 .help = "print JSON, with qemu-img's names"},
+	IMG_OUTPUT_OPTIONS(struct check, output),
 	{.name = "quiet",
 	 .type = OPT_BOOL,
 	 .offset = offsetof(struct check, quiet),
@@ -363,7 +351,8 @@ static int check(const struct check *a, struct err *err)
 	static const unsigned int fixes[] = {0, BLOCK_FIX_LEAKS,
 					     BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS};
 	unsigned int flags = IMG_METADATA | IMG_NO_REPAIR | (a->repair ? IMG_WRITE : 0);
-	struct block_check c = {.report = a->quiet || a->json ? NULL : print_finding};
+	struct block_check c = {.report = a->quiet || img_wants_json(&a->output) ? NULL
+										 : print_finding};
 	struct block_image_info info;
 	struct block *b;
 	int rc = img_open(&b, &a->source, flags, err), closed;
@@ -376,7 +365,7 @@ static int check(const struct check *a, struct err *err)
 		block_close(b);
 		return img_fail("check", err, 63);
 	}
-	if (!rc && a->json)
+	if (!rc && img_wants_json(&a->output))
 		check_json(a, info.format, &c);
 	else if (!rc && !a->quiet)
 		check_human(&c);
@@ -414,20 +403,12 @@ const struct command img_check = {
 
 struct map {
 	struct img_source source;
-	bool json;
-	char *output;
+	struct img_output output;
 };
 
 static const struct opt map_options[] = {
 	IMG_SOURCE_OPTIONS(struct map, source),
-	{.name = "json",
-	 .type = OPT_BOOL,
-	 .offset = offsetof(struct map, json),
-	 .help = "print JSON, with qemu-img's names"},
-	{.name = "output",
-	 .type = OPT_STRING,
-	 .offset = offsetof(struct map, output),
-	 .arg = "human|json"},
+	IMG_OUTPUT_OPTIONS(struct map, output),
 	OPT_END,
 };
 
@@ -470,12 +451,14 @@ static void span_human(const struct span *s, bool first)
 	if (!(s->e.flags & BLOCK_DATA))
 		return;
 	if (s->e.flags & BLOCK_HAS_HOST)
-		printf("%#-16llx%#-16llx%#-16llx%s\n", (unsigned long long)s->start,
-		       (unsigned long long)s->e.len, (unsigned long long)s->e.host_offset,
-		       s->e.file);
+		printf("%#-16llx%#-16llx%#-16llx", (unsigned long long)s->start,
+		       (unsigned long long)s->e.len, (unsigned long long)s->e.host_offset);
 	else
-		printf("%#-16llx%#-16llx%-16s\n", (unsigned long long)s->start,
+		printf("%#-16llx%#-16llx%-16s", (unsigned long long)s->start,
 		       (unsigned long long)s->e.len, "compressed");
+	if (s->e.flags & BLOCK_HAS_HOST)
+		img_print_text(stdout, s->e.file, 0);
+	putchar('\n');
 }
 
 static bool joins(const struct span *s, const struct block_extent *e)
@@ -528,7 +511,7 @@ static int map_main(int argc, char **argv)
 	status = IMG_FAILED;
 	rc = img_open(&b, &m.source, 0, &err);
 	if (!rc) {
-		rc = print_map(b, m.json || (m.output && !strcmp(m.output, output_names[1])));
+		rc = print_map(b, img_wants_json(&m.output));
 		if (rc)
 			err_set(&err, -rc, "%s: %s", m.source.file, strerror(-rc));
 		block_close(b);

@@ -71,6 +71,29 @@ struct img_source {
 		.arg = "FILE", .help = "passphrase of encrypted images, a last newline included"   \
 	}
 
+/* --json, and --output as qemu-img has it. */
+struct img_output {
+	int how;
+	bool json;
+};
+extern const char *const img_output_names[];
+
+static inline bool img_wants_json(const struct img_output *o)
+{
+	return o->json || o->how;
+}
+
+#define IMG_OUTPUT_OPTIONS(T, m)                                                                   \
+	{.name = "json",                                                                           \
+	 .type = OPT_BOOL,                                                                         \
+	 .offset = offsetof(T, m.json),                                                            \
+	 .help = "print JSON, with qemu-img's names"},                                             \
+	{                                                                                          \
+		.name = "output", .type = OPT_ENUM, .offset = offsetof(T, m.how), .dflt = "human", \
+		.arg = "human|json", .choices = img_output_names,                                  \
+		.help = "the same: --output json"                                                  \
+	}
+
 /* flags of img_open() */
 enum { IMG_WRITE = 1, IMG_METADATA = 2, IMG_NO_REPAIR = 4, IMG_SNAPSHOT = 8 };
 
@@ -96,6 +119,10 @@ void img_print_snapshots(struct block *b, int count);
 
 /* A JSON string with its quotes. */
 void img_json_string(FILE *out, const char *text);
+
+/* Text that comes from inside an image: nothing of it reaches the terminal but printable text. At
+ * least `width` characters wide. */
+void img_print_text(FILE *out, const char *text, int width);
 
 /* "512", "1.5 GiB (1610612736 bytes)" */
 void img_print_size(FILE *out, u64 bytes);

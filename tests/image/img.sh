@@ -190,6 +190,45 @@ for i in a.qcow2 over4.qcow2 disk; do
 	PY
 done
 
+# What an image says is data: no control characters on the terminal, JSON that can be parsed.
+ok "image" qemu-img create -q -f qcow2 -b disk -F raw bent.qcow2
+ok "snapshot" qemu-img snapshot -c SNAPNAME bent.qcow2
+python3 - <<-'PY'
+	d = open("bent.qcow2", "rb").read()
+	d = d.replace(b"SNAPNAME", b'\x1b[2J\xff\xc2\x9b"').replace(b"disk", b"\x1b[3m", 1)
+	open("bent.qcow2", "wb").write(d)
+PY
+for v in info "snapshot -l" map check "convert -O raw"; do
+	target=
+	[ "$v" = "convert -O raw" ] && target=bent.raw
+	# shellcheck disable=SC2086 # words
+	"$bothy" img $v bent.qcow2 $target >out 2>&1
+	[ -s out ] || fail "$v of a bent image says nothing"
+	LC_ALL=C grep -q "$(printf '[\033\233]')" out && fail "$v: control characters"
+done
+"$bothy" img info --output=json bent.qcow2 >json || fail "JSON of a bent image"
+ok "parses" python3 -c 'import json
+s = json.load(open("json"))["snapshots"][0]["name"]
+assert s == "\x1b[2J\ufffd\x9b\"", repr(s)'
+
+# Output that does not arrive is an error; --output is one of two; options of one letter as getopt
+# has them.
+for v in info check map "measure -O qcow2" "info --json"; do
+	# shellcheck disable=SC2086 # words
+	"$bothy" img $v a.qcow2 >/dev/full 2>out && fail "$v to a full disk"
+done
+for v in info check map measure; do
+	ok "$v --output=json" "$bothy" img $v --output=json a.qcow2
+	python3 -c 'import json; json.load(open("out"))' || fail "$v --output=json: no JSON"
+	no 2 "$v --output=xml" "$bothy" img $v --output=xml a.qcow2
+done
+ok "grouped" "$bothy" img convert -qpO qcow2 -fraw disk grouped.qcow2
+ok "grouped compare" "$bothy" img compare -qfraw disk -Fqcow2 grouped.qcow2
+no 2 "no such letter" "$bothy" img check -qz a.qcow2
+has "option -z"
+no 2 "one dash" "$bothy" img check -format raw a.qcow2
+has "mean --format"
+
 # snapshots, ours and theirs
 ok "image" "$bothy" img convert -f raw -O qcow2 disk s.qcow2
 ok "snapshot 1" "$bothy" img snapshot -c one s.qcow2
@@ -232,6 +271,10 @@ ok "check shrunk" qemu-img check -q r.qcow2
 ok "contents" qemu-io -f qcow2 -c "read -P 5 0 512k" r.qcow2
 ok "info" "$bothy" img info --json r.qcow2
 has '"virtual-size": 524288'
+ok "less" "$bothy" img resize -q --shrink r.qcow2 -256k
+ok "info" "$bothy" img info --json r.qcow2
+has '"virtual-size": 262144'
+no 1 "less than nothing" "$bothy" img resize -q --shrink r.qcow2 -1G
 
 # check and repair: leaks, wrong counts, a broken table
 ok "image" "$bothy" img convert -f raw -O qcow2 disk k.qcow2

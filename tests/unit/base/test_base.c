@@ -126,6 +126,7 @@ static void sizes(void **state)
 		{"4GiB", 0, 4 * GiB},
 		{"4gb", 0, 4 * GiB},
 		{"0x10", 0, 16},
+		{"010M", 0, 10 * MiB},
 		{"1.5", -EINVAL, 0},
 		{"", -EINVAL, 0},
 		{"-1", -EINVAL, 0},
@@ -155,6 +156,29 @@ static void size_text(void **state)
 	assert_string_equal(format_size(buf, sizeof(buf), 512), "512 B");
 	assert_string_equal(format_size(buf, sizeof(buf), 1536), "1.50 KiB");
 	assert_string_equal(format_size(buf, sizeof(buf), 4 * GiB), "4 GiB");
+}
+
+static void printable(void **state)
+{
+	static const char *const cases[][2] = {
+		{"plain, \xc3\xbc and \xf0\x9f\x90\xa7", "plain, \xc3\xbc and \xf0\x9f\x90\xa7"},
+		{"\x1b[2J\n\x7f", "?[2J??"},
+		{"\xc2\x9b"
+		 "1m",
+		 "?1m"},
+		{"\xff\x80"
+		 "a\xc3",
+		 "??a?"},
+		{"\xc0\xaf \xed\xa0\x80 \xf4\x90\x80\x80", "?? ??? ????"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char text[64];
+
+		strcpy(text, cases[i][0]);
+		str_make_printable(text);
+		assert_string_equal(text, cases[i][1]);
+	}
 }
 
 static void strings(void **state)
@@ -264,8 +288,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bits),	   cmocka_unit_test(checked),	cmocka_unit_test(endian),
 		cmocka_unit_test(iov),	   cmocka_unit_test(list),	cmocka_unit_test(sizes),
-		cmocka_unit_test(strings), cmocka_unit_test(size_text), cmocka_unit_test(options),
-		cmocka_unit_test(logging),
+		cmocka_unit_test(strings), cmocka_unit_test(printable), cmocka_unit_test(size_text),
+		cmocka_unit_test(options), cmocka_unit_test(logging),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
