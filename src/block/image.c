@@ -77,9 +77,13 @@ int block_snapshot_create(struct block *block, const char *name, struct err *err
 int block_snapshot_apply(struct block *block, const char *which, struct err *err)
 {
 	struct block *b = image_of(block);
+	int rc = b->class->snapshot_apply ? b->class->snapshot_apply(b, which, err)
+					  : unsupported(b, "snapshots", err);
 
-	return b->class->snapshot_apply ? b->class->snapshot_apply(b, which, err)
-					: unsupported(b, "snapshots", err);
+	/* It may have had another size. */
+	if (!rc)
+		block->size = b->size;
+	return rc;
 }
 
 int block_snapshot_delete(struct block *block, const char *which, struct err *err)

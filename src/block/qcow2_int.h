@@ -531,6 +531,11 @@ int qcow2_resize(struct block *b, u64 size, bool shrink, struct err *err);
 int qcow2_write_l1(struct qcow2 *s, const u64 *l1, u64 entries, u64 offset);
 int qcow2_keep_old(struct qcow2 *s, void *memory);
 
+/* ---- qcow2_resize.c ---- */
+
+/* Put the size into the header, flushed, and take it over. L1 must reach so far. Not locked. */
+int qcow2_write_size(struct qcow2 *s, u64 size);
+
 /* ---- qcow2_snapshot.c ---- */
 
 /* Set every COPIED flag of the active tables by the refcounts. Locked. */

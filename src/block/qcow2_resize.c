@@ -105,14 +105,20 @@ static int move_l1(struct qcow2 *s, u64 entries)
 	return qcow2_free_later(s, old, old_clusters, false);
 }
 
-static int write_size(struct qcow2 *s, u64 size)
+int qcow2_write_size(struct qcow2 *s, u64 size)
 {
 	u8 buf[8];
 	int rc;
 
 	store_be64(buf, size);
 	rc = block_node_write(s->block.file, buf, sizeof(buf), 24);
-	return rc ? rc : block_node_flush(s->block.file);
+	if (!rc)
+		rc = block_node_flush(s->block.file);
+	if (rc)
+		return rc;
+	s->h.size = size;
+	__atomic_store_n(&s->block.size, size, __ATOMIC_RELEASE);
+	return 0;
 }
 
 static u64 l1_needed(const struct qcow2 *s, u64 size)
@@ -144,7 +150,7 @@ static int grow(struct qcow2 *s, u64 size)
 			rc = qcow2_flush(s);
 	}
 	if (!rc)
-		rc = write_size(s, size);
+		rc = qcow2_write_size(s, size);
 	return rc;
 }
 
@@ -158,7 +164,7 @@ static int shrink_to(struct qcow2 *s, u64 size)
 		rc = qcow2_io(&s->block, &io);
 	if (!rc)
 		rc = qcow2_flush(s);
-	return rc ? rc : write_size(s, size);
+	return rc ? rc : qcow2_write_size(s, size);
 }
 
 int qcow2_resize(struct block *b, u64 size, bool shrink, struct err *err)
@@ -182,11 +188,8 @@ int qcow2_resize(struct block *b, u64 size, bool shrink, struct err *err)
 	rc = qcow2_settle(s);
 	if (!rc)
 		rc = size < b->size ? shrink_to(s, size) : grow(s, size);
-	if (!rc) {
-		s->h.size = size;
-		__atomic_store_n(&b->size, size, __ATOMIC_RELEASE);
+	if (!rc)
 		rc = qcow2_settle(s);
-	}
 	return rc ? err_set(err, -rc, "%s: %s", b->name, strerror(-rc)) : 0;
 }
 

@@ -623,10 +623,17 @@ static int apply_locked(struct qcow2 *s, const struct qcow2_snapshot *sn)
 	return rc;
 }
 
+/* Its L1 must cover its disk; images may lie. */
+static bool out_of_reach(const struct qcow2 *s, const struct qcow2_snapshot *sn)
+{
+	return sn->disk_size > (u64)sn->l1_size << (s->cluster_bits + s->l2_bits);
+}
+
 int qcow2_snapshot_apply(struct block *b, const char *which, struct err *err)
 {
 	struct qcow2 *s = qcow2_of(b);
 	struct qcow2_snapshot *sn;
+	u64 size;
 	int rc = prepare(s, err);
 
 	if (rc)
@@ -634,18 +641,14 @@ int qcow2_snapshot_apply(struct block *b, const char *which, struct err *err)
 	sn = find(s, which);
 	if (!sn)
 		return err_set(err, ENOENT, "%s: has no snapshot '%s'", b->name, which);
-	if (sn->disk_size != b->size) {
-		rc = block_resize(b, sn->disk_size, false, err);
-		if (rc)
-			return rc == -EBUSY || rc == -EINVAL
-				       ? err_set(err, ENOTSUP,
-						 "%s: snapshot '%s' has another disk size", b->name,
-						 which)
-				       : rc;
-	}
+	size = sn->disk_size;
+	if (out_of_reach(s, sn) || size % BLOCK_SECTOR)
+		return err_set(err, EINVAL, "%s: snapshot '%s' is broken", b->name, which);
 	pthread_mutex_lock(&s->lock);
 	rc = apply_locked(s, sn);
 	pthread_mutex_unlock(&s->lock);
+	if (!rc && size != b->size)
+		rc = qcow2_write_size(s, size);
 	/* The old tree's counts go down first, so that COPIED is right after that. */
 	if (!rc)
 		rc = qcow2_settle(s);
@@ -729,7 +732,7 @@ int qcow2_snapshot_view(struct block *b, const char *which, struct err *err)
 		return err_set(err, EINVAL, "%s: must be opened read-only", b->name);
 	if (!sn)
 		return err_set(err, ENOENT, "%s: has no snapshot '%s'", b->name, which);
-	if (sn->disk_size > (u64)sn->l1_size << (s->cluster_bits + s->l2_bits))
+	if (out_of_reach(s, sn))
 		return err_set(err, EINVAL, "%s: snapshot '%s' is broken", b->name, which);
 	rc = read_l1(s, sn, &l1);
 	map = rc ? NULL : calloc(max(sn->l1_size, 1u), sizeof(*map));

@@ -257,6 +257,23 @@ ok "delete three" "$bothy" img snapshot -d three s.qcow2
 ok "check at last" qemu-img check -q s.qcow2
 ok "is still one" "$bothy" img compare -q -f qcow2 -F raw s.qcow2 disk
 no 1 "no such" "$bothy" img snapshot -a nope s.qcow2
+# of other sizes: back to the smaller one and to the larger
+ok "image" "$bothy" img convert -f raw -O qcow2 -o cluster_size=4k disk s.qcow2
+ok "small" "$bothy" img snapshot -c small s.qcow2
+ok "grow" "$bothy" img resize -q s.qcow2 40M
+ok "write" qemu-io -f qcow2 -c "write -P 3 30M 1M" s.qcow2
+ok "reference" qemu-img convert -f qcow2 -O raw s.qcow2 large.raw
+ok "large" qemu-img snapshot -c large s.qcow2
+ok "apply small" "$bothy" img snapshot -a small s.qcow2
+ok "check small" qemu-img check -q s.qcow2
+ok "is small" qemu-img compare -q -f qcow2 -F raw s.qcow2 disk
+ok "size small" qemu-img info s.qcow2
+has "(16777216 bytes)"
+ok "apply large" "$bothy" img snapshot -a large s.qcow2
+ok "check large" qemu-img check -q s.qcow2
+ok "is large" qemu-img compare -q -f qcow2 -F raw s.qcow2 large.raw
+ok "size large" qemu-img info s.qcow2
+has "(41943040 bytes)"
 
 # resize
 ok "image" "$bothy" img create -q -f qcow2 -o cluster_size=512 r.qcow2 1M
