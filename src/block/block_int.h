@@ -64,7 +64,11 @@ struct block_class {
 	int (*status)(struct block *block, u64 offset, struct block_extent *extent);
 	int (*resize)(struct block *block, u64 size, bool shrink, struct err *err);
 
-	/* Formats: what image.h offers, each optional. */
+	/* Formats: what image.h offers, each optional. Those that can be made list the keys of
+	 * block_create_table that mean something to them, and judge what is asked for before
+	 * anything is changed; name is the image's. */
+	const char *create_keys;
+	int (*judge)(const char *name, const struct block_create *c, struct err *err);
 	int (*create)(struct block *file, const struct block_create *c, struct err *err);
 	int (*preallocate)(const char *path, const struct block_create *c, struct err *err);
 	int (*info)(struct block *block, struct block_image_info *info);

@@ -126,6 +126,56 @@ const struct opt block_create_table[] = {
 	OPT_END,
 };
 
+/* ---- keys ---- */
+
+#define RAW_KEYS "size preallocation"
+
+static bool among(const char *keys, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (const char *k = keys; *k; k += strspn(k, " ")) {
+		size_t n = strcspn(k, " ");
+
+		if (n == len && !memcmp(k, name, n))
+			return true;
+		k += n;
+	}
+	return false;
+}
+
+/* The class, or NULL and 0 for raw. */
+static int class_to_make(const struct block_class **class, const char *format, struct err *err)
+{
+	*class = strcmp(format, "raw") ? block_class_lookup(format) : NULL;
+	if (!strcmp(format, "raw") || (*class && (*class)->create))
+		return 0;
+	return err_set(err, ENOTSUP, "images of format %s cannot be made", format);
+}
+
+int block_create_parse(struct block_create *c, const char *format, const char *text,
+		       struct err *err)
+{
+	struct opt table[ARRAY_SIZE(block_create_table)] = {0};
+	const struct block_class *class;
+	size_t n = 0;
+	int rc = opt_defaults(block_create_table, c, err);
+
+	if (!rc)
+		rc = class_to_make(&class, format, err);
+	if (rc || !text)
+		return rc;
+	for (const struct opt *o = block_create_table; o->name; o++)
+		if (among(class ? class->create_keys : RAW_KEYS, o->name))
+			table[n++] = *o;
+	rc = opt_parse_list(table, c, text, NULL, err);
+	if (rc)
+		err_prefix(err, "options of a %s image", format);
+	return rc;
+}
+
+/* ---- files ---- */
+
 static int empty_file(const char *path, struct err *err)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
@@ -170,12 +220,19 @@ static int reserve(struct block *file, u64 size, int how, struct err *err)
 	return rc ? err_set(err, -rc, "%s: %s", file->name, strerror(-rc)) : 0;
 }
 
+static int judge_raw(const char *name, const struct block_create *c, struct err *err)
+{
+	if (c->backing_file)
+		return err_set(err, EINVAL, "%s: a raw image has no backing file", name);
+	if (c->preallocation == BLOCK_PREALLOC_METADATA)
+		return err_set(err, EINVAL, "%s: a raw image has no metadata to preallocate", name);
+	return 0;
+}
+
 static int create_raw(struct block *file, const struct block_create *c, struct err *err)
 {
 	int rc = 0;
 
-	if (c->backing_file)
-		return err_set(err, EINVAL, "%s: a raw image has no backing file", file->name);
 	if (file->fixed_size)
 		return file->size >= c->size
 			       ? 0
@@ -216,16 +273,16 @@ static int create(const struct block_class *class, const char *path, const struc
 int block_create(const char *path, const char *format, const struct block_create *c,
 		 struct err *err)
 {
-	const struct block_class *class = NULL;
+	const struct block_class *class;
 	bool fresh = access(path, F_OK);
-	int rc;
+	int rc = class_to_make(&class, format, err);
 
-	if (strcmp(format, "raw")) {
-		class = block_class_lookup(format);
-		if (!class || !class->create)
-			return err_set(err, ENOTSUP, "%s: images of format %s cannot be made", path,
-				       format);
-	}
+	if (!rc && c->size > INT64_MAX - BLOCK_SECTOR)
+		rc = err_set(err, EFBIG, "size is too large");
+	if (!rc)
+		rc = class ? class->judge(path, c, err) : judge_raw(path, c, err);
+	if (rc)
+		return rc;
 	rc = create(class, path, c, err);
 	if (rc && fresh)
 		remove_half(path);

@@ -287,25 +287,40 @@ static int luks_info(struct block *b, struct block_image_info *info)
 	return 0;
 }
 
-static int luks_create(struct block *file, const struct block_create *c, struct err *err)
+static int plan(const char *name, const struct block_create *c, struct luks_header *h,
+		struct err *err)
 {
 	struct block_create asked = *c;
-	struct luks_header h;
-	struct luks_place place = {.file = file};
 	int rc;
 
+	asked.encrypt_format = BLOCK_ENCRYPT_LUKS;
+	rc = luks_plan(h, &asked, 2 * MiB, err);
+	if (!rc && c->size > INT64_MAX - h->payload)
+		rc = err_set(err, EFBIG, "%s: size is too large", name);
+	return rc;
+}
+
+static int luks_judge(const char *name, const struct block_create *c, struct err *err)
+{
+	struct luks_header h;
+
 	if (c->backing_file)
-		return err_set(err, EINVAL, "%s: a luks image has no backing file", file->name);
+		return err_set(err, EINVAL, "%s: a luks image has no backing file", name);
 	if (c->preallocation == BLOCK_PREALLOC_METADATA)
 		return err_set(err, EINVAL, "%s: a luks image has no metadata to preallocate",
-			       file->name);
-	asked.encrypt_format = BLOCK_ENCRYPT_LUKS;
-	rc = luks_plan(&h, &asked, 2 * MiB, err);
+			       name);
+	return plan(name, c, &h, err);
+}
+
+static int luks_create(struct block *file, const struct block_create *c, struct err *err)
+{
+	struct luks_header h;
+	struct luks_place place = {.file = file};
+	int rc = plan(file->name, c, &h, err);
+
 	if (rc)
 		return rc;
 	place.len = h.payload;
-	if (c->size > INT64_MAX - h.payload)
-		return err_set(err, EFBIG, "%s: size is too large", file->name);
 	if (file->fixed_size && file->size < h.payload + c->size)
 		return err_set(err, ENOSPC, "%s: the device is too small", file->name);
 	if (!file->fixed_size)
@@ -331,6 +346,9 @@ const struct block_class block_luks_class = {
 	.io = crypt_io,
 	.status = crypt_status,
 	.resize = crypt_resize,
+	.create_keys = "size preallocation encrypt.key-file encrypt.cipher-alg encrypt.hash-alg "
+		       "encrypt.iter-time",
+	.judge = luks_judge,
 	.create = luks_create,
 	.info = luks_info,
 };

@@ -39,10 +39,15 @@ struct block_create {
 	u64 encrypt_iter_time;	/* ms that trying a passphrase shall take */
 };
 
-extern const struct opt block_create_table[]; /* of struct block_create; opt_defaults() first */
+extern const struct opt block_create_table[]; /* of struct block_create, for opt_free() too */
 
-/* Make an image; what was at path is lost. The backing file is not opened: its format is taken on
- * trust. */
+/* Set the defaults, and what text ("key=value,...", or NULL) says. Keys that mean nothing to the
+ * format are errors. opt_free() in any case. */
+int block_create_parse(struct block_create *c, const char *format, const char *text,
+		       struct err *err);
+
+/* Make an image; what was at path is lost, unless it is asked for what cannot be made: -EINVAL,
+ * -EFBIG, -ENOTSUP. The backing file is not opened: its format is taken on trust. */
 int block_create(const char *path, const char *format, const struct block_create *c,
 		 struct err *err);
 

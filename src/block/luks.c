@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/checked.h"
@@ -413,6 +414,9 @@ int luks_plan(struct luks_header *h, const struct block_create *c, u64 align, st
 	};
 	if (!c->encrypt_key_file)
 		return err_set(err, EINVAL, "encryption needs encrypt.key-file=FILE");
+	if (access(c->encrypt_key_file, R_OK))
+		return err_set(err, errno, "encrypt.key-file: %s: %s", c->encrypt_key_file,
+			       strerror(errno));
 	material = align_up(split_bytes(h), 4096);
 	for (unsigned int i = 0; i < LUKS_SLOTS; i++)
 		h->slots[i].material = FIRST_SLOT + i * material;

@@ -270,6 +270,11 @@ const struct block_class block_qcow2_class = {
 	.io = qcow2_io,
 	.status = qcow2_status,
 	.resize = qcow2_resize,
+	.create_keys = "size backing_file backing_fmt cluster_size compat refcount_bits "
+		       "lazy_refcounts extended_l2 compression_type preallocation data_file "
+		       "data_file_raw encrypt.format encrypt.key-file encrypt.cipher-alg "
+		       "encrypt.hash-alg encrypt.iter-time",
+	.judge = qcow2_judge,
 	.create = qcow2_create,
 	.preallocate = qcow2_preallocate,
 	.info = qcow2_info,

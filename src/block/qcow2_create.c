@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "block/qcow2_create_int.h"
 #include "block/qcow2_int.h"
@@ -25,44 +26,75 @@ static u64 cluster_of(const struct block_create *c)
 	return c->cluster_size ? c->cluster_size : 64 * KiB;
 }
 
-static int judge(const struct block_create *c, const char *name, struct err *err)
+static int judge_names(const char *name, const struct block_create *c, struct err *err)
+{
+	size_t backing = strlen(c->backing_file ? c->backing_file : "");
+	struct stat image, data;
+	char *path;
+	bool same;
+
+	if (c->backing_file && !c->backing_fmt)
+		return err_set(err, EINVAL, "%s: backing_file needs backing_fmt", name);
+	if (c->backing_fmt && !c->backing_file)
+		return err_set(err, EINVAL, "%s: backing_fmt needs backing_file", name);
+	if (backing > QCOW2_MAX_NAME || strlen(c->backing_fmt ? c->backing_fmt : "") > 255 ||
+	    strlen(c->data_file ? c->data_file : "") > QCOW2_MAX_NAME)
+		return err_set(err, ENAMETOOLONG, "%s: a name in it is too long", name);
+	if (!c->data_file)
+		return 0;
+	path = block_path_beside(name, c->data_file);
+	if (!path)
+		return err_set(err, ENOMEM, "%s: out of memory", name);
+	same = !strcmp(path, name) || (!stat(path, &data) && !stat(name, &image) &&
+				       data.st_dev == image.st_dev && data.st_ino == image.st_ino);
+	free(path);
+	return same ? err_set(err, EINVAL, "%s: cannot be its own data file", name) : 0;
+}
+
+static int judge_encryption(const char *name, const struct block_create *c, struct err *err)
+{
+	if (c->data_file_raw)
+		return err_set(err, EINVAL, "%s: data_file_raw excludes encryption", name);
+	if (c->preallocation &&
+	    (!c->compat || c->data_file || c->preallocation == BLOCK_PREALLOC_FULL))
+		return err_set(err, EINVAL,
+			       "%s: preallocation of an encrypted image needs compat=1.1 and its "
+			       "own data, and may not be full",
+			       name);
+	return 0;
+}
+
+static int judge(const char *name, const struct block_create *c, struct err *err)
 {
 	u64 cluster = cluster_of(c);
-	bool v2 = c->compat == 0;
 
 	if (!is_power_of_2(cluster) || cluster < 512 || cluster > 2 * MiB)
-		return err_set(err, EINVAL, "cluster_size must be a power of 2 from 512 to 2M");
+		return err_set(err, EINVAL, "%s: cluster_size must be a power of 2 from 512 to 2M",
+			       name);
 	if (!is_power_of_2(c->refcount_bits ? c->refcount_bits : 16))
-		return err_set(err, EINVAL, "refcount_bits must be a power of 2");
-	if (v2 && (order_of(c) != 4 || c->extended_l2 || c->lazy_refcounts || c->compression_type ||
-		   c->data_file))
+		return err_set(err, EINVAL, "%s: refcount_bits must be a power of 2", name);
+	if (!c->compat && (order_of(c) != 4 || c->extended_l2 || c->lazy_refcounts ||
+			   c->compression_type || c->data_file))
 		return err_set(err, EINVAL,
 			       "%s: refcount_bits, extended_l2, lazy_refcounts, compression_type "
 			       "and data_file need compat=1.1",
 			       name);
 	if (c->extended_l2 && cluster < 16 * KiB)
-		return err_set(err, EINVAL, "extended_l2 needs clusters of 16K or more");
+		return err_set(err, EINVAL, "%s: extended_l2 needs clusters of 16K or more", name);
 	if (c->data_file_raw && (!c->data_file || c->backing_file))
 		return err_set(err, EINVAL,
-			       "data_file_raw needs data_file and excludes a backing file");
-	if (c->backing_file && !c->backing_fmt)
-		return err_set(err, EINVAL, "backing_file needs backing_fmt");
-	if (c->backing_file && strlen(c->backing_file) > QCOW2_MAX_NAME)
-		return err_set(err, ENAMETOOLONG, "name of the backing file is too long");
-	if (c->size > INT64_MAX)
-		return err_set(err, EFBIG, "size is too large");
-	if (c->encrypt_format && c->data_file_raw)
-		return err_set(err, EINVAL, "data_file_raw excludes encryption");
-	if (c->encrypt_format && c->preallocation &&
-	    (v2 || c->data_file || c->preallocation == BLOCK_PREALLOC_FULL))
+			       "%s: data_file_raw needs data_file and excludes a backing file",
+			       name);
+	if (c->preallocation && c->backing_file && !c->extended_l2)
 		return err_set(err, EINVAL,
-			       "preallocation of an encrypted image needs compat=1.1 and its own "
-			       "data, and may not be full");
-	return 0;
+			       "%s: preallocation would hide the backing file (but for "
+			       "extended_l2)",
+			       name);
+	return c->encrypt_format ? judge_encryption(name, c, err) : 0;
 }
 
-static int make_layout(const struct block_create *c, struct layout *l, struct luks_header *luks,
-		       struct err *err)
+static int make_layout(const char *name, const struct block_create *c, struct layout *l,
+		       struct luks_header *luks, struct err *err)
 {
 	u64 per_block, per_l2;
 	int rc;
@@ -79,8 +111,8 @@ static int make_layout(const struct block_create *c, struct layout *l, struct lu
 	l->l1_entries = max(div_round_up(c->size, per_l2), (u64)1);
 	if (l->l1_entries > QCOW2_MAX_L1 / 8)
 		return err_set(err, EFBIG,
-			       "size is too large for this cluster_size (at most %llu bytes)",
-			       (unsigned long long)(QCOW2_MAX_L1 / 8 * per_l2));
+			       "%s: size is too large for this cluster_size (at most %llu bytes)",
+			       name, (unsigned long long)(QCOW2_MAX_L1 / 8 * per_l2));
 	l->l1_clusters = div_round_up(l->l1_entries * 8, l->cluster);
 	l->nblocks = l->reftable_clusters = 1;
 	for (;;) {
@@ -215,8 +247,8 @@ static int write_header(struct block *file, const struct block_create *c, const 
 	free(s);
 	if (rc == -ENOSPC)
 		return err_set(err, EINVAL,
-			       "names of files are too long for clusters of %llu bytes",
-			       (unsigned long long)l->cluster);
+			       "%s: names of files are too long for clusters of %llu bytes",
+			       file->name, (unsigned long long)l->cluster);
 	return rc ? err_set(err, -rc, "%s: %s", file->name, strerror(-rc)) : 0;
 }
 
@@ -241,18 +273,24 @@ static int make_luks(struct block *file, const struct block_create *c, const str
 	return l->luks_clusters ? luks_write(h, &place, c, err) : 0;
 }
 
+int qcow2_judge(const char *name, const struct block_create *c, struct err *err)
+{
+	struct luks_header luks;
+	struct layout l;
+	int rc = judge(name, c, err);
+
+	if (!rc)
+		rc = judge_names(name, c, err);
+	return rc ? rc : make_layout(name, c, &l, &luks, err);
+}
+
 int qcow2_create(struct block *file, const struct block_create *c, struct err *err)
 {
 	struct luks_header luks;
 	struct layout l;
 	u8 zero = 0;
-	int rc = judge(c, file->name, err);
+	int rc = make_layout(file->name, c, &l, &luks, err);
 
-	if (!rc)
-		rc = make_layout(c, &l, &luks, err);
-	if (!rc && (strlen(c->backing_fmt ? c->backing_fmt : "") > 255 ||
-		    strlen(c->data_file ? c->data_file : "") > QCOW2_MAX_NAME))
-		rc = err_set(err, ENAMETOOLONG, "a name is too long");
 	if (!rc && c->data_file)
 		rc = make_data_file(file->name, c, err);
 	if (rc)
@@ -324,11 +362,6 @@ int qcow2_preallocate(const char *path, const struct block_create *c, struct err
 	struct block *b;
 	int rc, closed;
 
-	if (c->backing_file && !c->extended_l2)
-		return err_set(
-			err, EINVAL,
-			"%s: preallocation would hide the backing file (but for extended_l2)",
-			path);
 	o.backing_file = NULL;
 	o.backing = true;
 	o.lock = true;
@@ -356,10 +389,10 @@ int qcow2_measure(const struct block_create *c, u64 data, u64 *required, u64 *fu
 	u64 *out[] = {required, full}, bytes[] = {data, c->size};
 	struct luks_header luks;
 	struct layout l;
-	int rc = judge(c, "measure", err);
+	int rc = judge("the image", c, err);
 
 	if (!rc)
-		rc = make_layout(c, &l, &luks, err);
+		rc = make_layout("the image", c, &l, &luks, err);
 	for (int i = 0; i < 2 && !rc; i++) {
 		u64 clusters = div_round_up(bytes[i], cluster), blocks = 0, table = 0;
 

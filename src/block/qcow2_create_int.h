@@ -4,6 +4,7 @@
 
 #include "block/image.h"
 
+int qcow2_judge(const char *name, const struct block_create *c, struct err *err);
 int qcow2_create(struct block *file, const struct block_create *c, struct err *err);
 int qcow2_preallocate(const char *path, const struct block_create *c, struct err *err);
 int qcow2_info(struct block *b, struct block_image_info *info);

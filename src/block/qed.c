@@ -96,14 +96,20 @@ static int judge(const struct qed *s, struct err *err)
 			       name, __builtin_ctzll(s->features & ~(u64)QED_FEATURES));
 	if (!is_power_of_2(s->cluster_size) || s->cluster_size < 4 * KiB ||
 	    s->cluster_size > 64 * MiB)
-		return err_set(err, EINVAL, "%s: cluster size is out of range", name);
+		return err_set(err, EINVAL, "%s: cluster size must be a power of 2 from 4K to 64M",
+			       name);
 	if (!is_power_of_2(s->table_clusters) || s->table_clusters > 16)
-		return err_set(err, EINVAL, "%s: table size is out of range", name);
+		return err_set(err, EINVAL, "%s: table size must be 1, 2, 4, 8 or 16 clusters",
+			       name);
 	nelems = (u64)s->table_clusters * s->cluster_size / 8;
 	if (mul_overflows(&most, nelems * nelems, (u64)s->cluster_size) || most > INT64_MAX)
 		most = INT64_MAX;
 	if (s->block.size % BLOCK_SECTOR || s->block.size > most)
-		return err_set(err, EINVAL, "%s: disk size is impossible", name);
+		return err_set(
+			err, EINVAL,
+			"%s: the size must be a multiple of 512, and at most %llu bytes with "
+			"clusters of %u",
+			name, (unsigned long long)most, s->cluster_size);
 	if (!s->header_clusters || !qed_table_fits(s, s->l1))
 		return err_set(err, EINVAL, "%s: L1 table lies at an impossible place", name);
 	return 0;
@@ -629,18 +635,12 @@ static int qed_info(struct block *b, struct block_image_info *info)
 
 /* ---- create ---- */
 
-static int qed_create(struct block *file, const struct block_create *c, struct err *err)
+/* A new image in memory; its size is judged with the rest. */
+static int plan(struct qed *s, const char *image, const struct block_create *c, struct err *err)
 {
-	struct qed *s;
 	size_t name = c->backing_file ? strlen(c->backing_file) : 0;
-	u64 most;
-	int rc;
 
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return err_set(err, ENOMEM, "%s: out of memory", file->name);
-	s->block.file = file;
-	s->block.name = file->name;
+	s->block.name = (char *)(uintptr_t)image;
 	s->block.size = c->size;
 	s->cluster_size = (u32)(c->cluster_size ? min(c->cluster_size, (u64)UINT32_MAX) : 64 * KiB);
 	s->table_clusters = (u32)(c->table_size ? c->table_size : 4);
@@ -654,18 +654,35 @@ static int qed_create(struct block *file, const struct block_create *c, struct e
 		if (c->backing_fmt && !strcmp(c->backing_fmt, "raw"))
 			s->features |= QED_BACKING_RAW;
 	}
-	rc = judge(s, err);
+	if (name > MAX_NAME)
+		return err_set(err, ENAMETOOLONG, "%s: name of the backing file is too long",
+			       image);
+	return judge(s, err);
+}
+
+static int qed_judge(const char *name, const struct block_create *c, struct err *err)
+{
+	struct qed *s = calloc(1, sizeof(*s));
+	int rc = s ? plan(s, name, c, err) : err_set(err, ENOMEM, "%s: out of memory", name);
+
+	free(s);
+	return rc;
+}
+
+static int qed_create(struct block *file, const struct block_create *c, struct err *err)
+{
+	struct qed *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return err_set(err, ENOMEM, "%s: out of memory", file->name);
+	s->block.file = file;
+	rc = plan(s, file->name, c, err);
 	if (rc)
 		goto out;
-	if (name > MAX_NAME) {
-		rc = err_set(err, ENAMETOOLONG, "name of the backing file is too long");
-		goto out;
-	}
-	if (mul_overflows(&most, nelems(s) * nelems(s), (u64)s->cluster_size))
-		most = INT64_MAX;
 	rc = block_node_zero(file, s->end, 0, BLOCK_MAY_UNMAP);
-	if (!rc && name)
-		rc = block_node_write(file, c->backing_file, name, HEADER_BYTES);
+	if (!rc && s->name_len)
+		rc = block_node_write(file, c->backing_file, s->name_len, HEADER_BYTES);
 	if (!rc)
 		rc = write_header(s);
 	if (rc)
@@ -685,6 +702,8 @@ const struct block_class block_qed_class = {
 	.io = qed_io,
 	.status = qed_status,
 	.resize = qed_resize,
+	.create_keys = "size backing_file backing_fmt cluster_size table_size",
+	.judge = qed_judge,
 	.create = qed_create,
 	.info = qed_info,
 	.check = qed_check,

@@ -265,19 +265,10 @@ static int copy_all(struct job *j)
 
 /* ---- the target ---- */
 
-/* What -o says of the target, in *c, which the caller gives to opt_free() in any case. */
-static int target_options(const struct convert *a, struct block_create *c, struct err *err)
-{
-	int rc = opt_defaults(block_create_table, c, err);
-
-	return rc || !a->options ? rc
-				 : opt_parse_list(block_create_table, c, a->options, NULL, err);
-}
-
 static int make_target(const struct convert *a, const char *path, u64 size, struct err *err)
 {
 	struct block_create c = {0};
-	int rc = target_options(a, &c, err);
+	int rc = block_create_parse(&c, a->target_format, a->options, err);
 
 	if (!rc && a->backing) {
 		free(c.backing_file);
@@ -297,7 +288,7 @@ static int open_target(const struct convert *a, const char *path, struct block *
 {
 	struct block_options o = img_open_defaults();
 	struct block_create c = {0};
-	int rc = target_options(a, &c, err);
+	int rc = block_create_parse(&c, a->target_format, a->options, err);
 
 	o.file = (char *)(uintptr_t)path;
 	o.format = a->target_format;

@@ -65,10 +65,8 @@ static int create_arg(void *target, const char *value, struct err *err)
 
 static int parse_create(const struct create *c, struct block_create *out, struct err *err)
 {
-	int rc = opt_defaults(block_create_table, out, err);
+	int rc = block_create_parse(out, c->format, c->options, err);
 
-	if (!rc && c->options)
-		rc = opt_parse_list(block_create_table, out, c->options, NULL, err);
 	if (!rc && c->backing) {
 		free(out->backing_file);
 		out->backing_file = strdup(c->backing);
@@ -108,7 +106,9 @@ static int look_at_backing(const struct create *c, struct block_create *b, struc
 		     b->backing_file) < 0)
 		return err_set(err, ENOMEM, "out of memory");
 	source.file = path;
-	rc = img_open(&block, &source, 0, err);
+	rc = img_same_file(path, c->file)
+		     ? err_set(err, EINVAL, "%s: cannot be its own backing file", c->file)
+		     : img_open(&block, &source, 0, err);
 	if (!rc) {
 		if (!c->size && !b->size)
 			b->size = align_up(block_size(block), 512);
@@ -325,10 +325,8 @@ static int measure(const struct measure *m, struct err *err)
 	struct block_create c = {0};
 	struct block *b = NULL;
 	u64 data = 0, required, full;
-	int rc = opt_defaults(block_create_table, &c, err);
+	int rc = block_create_parse(&c, m->target, m->options, err);
 
-	if (!rc && m->options)
-		rc = opt_parse_list(block_create_table, &c, m->options, NULL, err);
 	c.size = m->size;
 	if (!rc && m->source.file) {
 		rc = img_open(&b, &m->source, 0, err);

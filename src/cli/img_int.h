@@ -100,6 +100,9 @@ enum { IMG_WRITE = 1, IMG_METADATA = 2, IMG_NO_REPAIR = 4, IMG_SNAPSHOT = 8 };
 int img_open(struct block **out, const struct img_source *source, unsigned int flags,
 	     struct err *err);
 
+/* Both are there, and are one. */
+bool img_same_file(const char *a, const char *b);
+
 /* A file that is being made in place of another, or of none. */
 struct img_target {
 	const char *name;  /* as the user has it */

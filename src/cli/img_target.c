@@ -17,6 +17,13 @@
 
 #include "cli/img_int.h"
 
+bool img_same_file(const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	return !stat(a, &sa) && !stat(b, &sb) && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
 /* The file behind links, or the name as it is while there is none. */
 static int resolve(struct img_target *t, const char *name, struct stat *st, struct err *err)
 {
@@ -39,11 +46,10 @@ static int resolve(struct img_target *t, const char *name, struct stat *st, stru
 static int hold(struct img_target *t, const struct stat *st, const char *source, struct err *err)
 {
 	struct block_options o = img_open_defaults();
-	struct stat from;
 
 	if (!S_ISREG(st->st_mode))
 		return err_set(err, EINVAL, "%s: is neither a file nor a block device", t->name);
-	if (!stat(source, &from) && from.st_dev == st->st_dev && from.st_ino == st->st_ino)
+	if (img_same_file(source, t->path))
 		return err_set(err, EINVAL, "%s: is source and target", t->name);
 	o.file = t->path;
 	o.format = "raw";

@@ -34,6 +34,28 @@ ok "create raw" "$bothy" img create -q new.raw 10M
 no 1 "cluster size" "$bothy" img create -f qcow2 -o cluster_size=3k bad 1M
 no 2 "unknown option" "$bothy" img create -f qcow2 -o clustersize=64k bad 1M
 has cluster_size
+# What cannot be made leaves alone what is there; an option that means nothing to the format is an
+# error.
+cp disk precious
+for o in cluster_size=3k refcount_bits=3 compat=0.10,refcount_bits=8 extended_l2=on,cluster_size=4k \
+	data_file_raw=on backing_fmt=raw data_file=precious encrypt.format=luks \
+	encrypt.format=luks,encrypt.key-file=/none cluster_size=512,size=8E \
+	preallocation=full,backing_file=disk,backing_fmt=raw; do
+	no 1 "create -o $o" "$bothy" img create -f qcow2 -o $o precious 1T
+	same disk precious "create -o $o destroyed an image"
+done
+for o in qed:cluster_size=3k qed:table_size=3 raw:preallocation=metadata luks:size=1M; do
+	no 1 "create $o" "$bothy" img create -f "${o%%:*}" -o "${o#*:}" precious 1G
+	same disk precious "create $o destroyed an image"
+done
+for o in raw:cluster_size=64k raw:compat=1.1 raw:data_file=x qed:preallocation=full \
+	qcow2:table_size=4 luks:cluster_size=64k vmdk:size=1M; do
+	no 2 "create $o" "$bothy" img create -f "${o%%:*}" -o "${o#*:}" precious 1G
+	same disk precious "create $o destroyed an image"
+	has "${o%%:*}"
+done
+no 1 "own backing file" "$bothy" img create -f qcow2 -b ./precious -F raw precious
+same disk precious "create destroyed its backing file"
 
 # convert there and back
 for o in cluster_size=64k cluster_size=512 extended_l2=on compat=0.10 refcount_bits=8; do
@@ -79,7 +101,7 @@ if mknod null c 1 3 2>/dev/null; then
 	[ -c null ] || fail "a device was replaced"
 fi
 no 1 "no such format" "$bothy" img convert -f raw -O vmdk disk x.vmdk
-has "x.vmdk: "
+has "format vmdk"
 echo old >real
 chmod 640 real
 ln -s real link
