@@ -19,6 +19,14 @@ int err_set(struct err *err, int errno_value, const char *fmt, ...)
 	return -errno_value;
 }
 
+void err_append(struct err *err, const char *text)
+{
+	size_t n = err ? strlen(err->text) : 0;
+
+	if (err)
+		snprintf(err->text + n, sizeof(err->text) - n, "%s", text);
+}
+
 void err_prefix(struct err *err, const char *fmt, ...)
 {
 	char rest[sizeof(err->text)];

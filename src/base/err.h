@@ -16,6 +16,9 @@ struct err {
  * what is no printable text in UTF-8 becomes '?'. */
 int err_set(struct err *err, int errno_value, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
+/* Put text behind what is there. */
+void err_append(struct err *err, const char *text);
+
 /* Put "prefix: " before the text that is there. */
 void err_prefix(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 

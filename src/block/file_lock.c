@@ -69,6 +69,6 @@ int file_lock(int fd, bool write, const char *name, struct err *err)
 	if (!rc && !others(fd, used, UNSHARED_BASE) && !others(fd, unshared, USED_BASE))
 		return 0;
 	drop(fd);
-	return err_set(err, EAGAIN, "%s: is in use by another program%s (lock=off if that is safe)",
-		       name, write ? "" : " that writes to it");
+	return err_set(err, EAGAIN, "%s: is in use by another program%s", name,
+		       write ? "" : " that writes to it");
 }

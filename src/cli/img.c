@@ -128,6 +128,7 @@ int img_open(struct block **out, const struct img_source *source, unsigned int f
 	     struct err *err)
 {
 	struct block_options o = img_open_defaults();
+	int rc;
 
 	if (!source->file)
 		return err_set(err, EINVAL, "an image is missing");
@@ -141,7 +142,10 @@ int img_open(struct block **out, const struct img_source *source, unsigned int f
 	o.key_file = source->key_file;
 	o.metadata_only = flags & IMG_METADATA;
 	o.repair = !(flags & IMG_NO_REPAIR);
-	return block_open(out, &o, err);
+	rc = block_open(out, &o, err);
+	if (rc == -EAGAIN)
+		err_append(err, " (--share if that is safe)");
+	return rc;
 }
 
 /* ---- output ---- */

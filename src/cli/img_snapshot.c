@@ -342,7 +342,7 @@ static int open_base(const struct commit *c, const struct block_image_info *info
 				    .backing_format = c->source.backing_format,
 				    .cache = c->source.cache,
 				    .key_file = c->source.key_file,
-				    .share = true};
+				    .share = c->source.share};
 	int rc;
 
 	if (!info->backing_file)

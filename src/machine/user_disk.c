@@ -56,6 +56,8 @@ static int open_image(struct machine *m, const struct disk *d, struct block **ou
 {
 	int rc = block_open(out, &d->image, err);
 
+	if (rc == -EAGAIN)
+		err_append(err, " (lock=off if that is safe)");
 	if (rc)
 		return rc;
 	rc = board_own(m, NULL, release_block, *out);

@@ -180,6 +180,20 @@ ok "flat" qemu-img compare -q -f qcow2 -F raw over.qcow2 over.raw
 ok "overlay 2" "$bothy" img create -q -f qcow2 -b base.qcow2 -F qcow2 over3.qcow2
 ok "write 2" qemu-io -f qcow2 -c "write -P 9 2M 100k" -c "write -z 6M 1M" over3.qcow2
 ok "reference 2" qemu-img convert -f qcow2 -O raw over3.qcow2 over3.raw
+# not while another overlay shows what lies below
+ok "overlay beside it" qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 beside.qcow2
+mkfifo hold
+qemu-io -f qcow2 beside.qcow2 <hold >/dev/null &
+exec 3>hold
+for i in $(seq 100); do
+	"$bothy" img info beside.qcow2 >/dev/null 2>&1 || break
+	sleep 0.1
+done
+no 1 "commit into a base in use" "$bothy" img commit -f qcow2 -q over3.qcow2
+has "base.qcow2: is in use by another program (--share"
+exec 3>&-
+wait
+rm -f hold
 ok "commit" "$bothy" img commit -f qcow2 -q over3.qcow2
 ok "committed" qemu-img compare -q -f qcow2 -F raw base.qcow2 over3.raw
 ok "overlay shows it" qemu-img compare -q -f qcow2 -F raw over3.qcow2 over3.raw

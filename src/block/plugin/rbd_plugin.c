@@ -65,8 +65,7 @@ static int lock_image(struct image *i, struct err *err)
 		i->advisory = !rc;
 	}
 	if (rc == -EBUSY || rc == -EROFS || rc == -EEXIST)
-		return err_set(err, EBUSY,
-			       "is in use by another program (lock=off if that is safe)");
+		return err_set(err, EAGAIN, "is in use by another program");
 	return rc ? err_set(err, -rc, "cannot lock the image: %s", strerror(-rc)) : 0;
 }
 
