@@ -27,7 +27,7 @@
 
 struct pm {
 	struct device dev;
-	struct bus_range block, smi, reset;
+	struct bus_range block, second, smi, reset;
 	struct irq_line sci;
 	struct bus_timer overflow;
 	bool acpi_at_reset;
@@ -316,6 +316,8 @@ static int pm_init(struct device *dev, const void *config, struct err *err)
 	bus_timer_init(dev->bus, &pm->overflow, on_overflow);
 	irq_line_init(&pm->sci, dev->bus, c->sci_gsi ? c->sci_gsi : PM_SCI_GSI);
 	rc = claim(pm, &pm->block, "pm", c->base ? c->base : PM_BASE, PM_SIZE, &block_ops, err);
+	if (!rc && c->second_base)
+		rc = claim(pm, &pm->second, "pm-second", c->second_base, PM_SIZE, &block_ops, err);
 	if (!rc)
 		rc = claim(pm, &pm->smi, "pm-smi", PM_SMI_CMD, 2, &smi_ops, err);
 	if (!rc && !c->no_reset_port)
@@ -342,6 +344,7 @@ static void pm_free(struct device *dev)
 	struct pm *pm = container_of(dev, struct pm, dev);
 
 	bus_remove(dev->bus, &pm->block);
+	bus_remove(dev->bus, &pm->second);
 	bus_remove(dev->bus, &pm->smi);
 	bus_remove(dev->bus, &pm->reset);
 	bus_timer_disarm(&pm->overflow);

@@ -53,6 +53,7 @@
 
 struct pm_config {
 	u16 base;	    /* 0: PM_BASE */
+	u16 second_base;    /* the same registers once more; 0: not */
 	u32 sci_gsi;	    /* 0: PM_SCI_GSI */
 	bool acpi_enabled;  /* SCI_EN is set from reset on: boots without firmware (SMI_CMD 0) */
 	bool timer_32bit;   /* TMR_VAL_EXT */

@@ -20,6 +20,8 @@
 
 #define PIO_WINDOW_BASE 0xc000
 #define PIO_WINDOW_SIZE 0x4000
+/* Where OVMF turns the machine off, wherever the chipset's registers say that it is to be done. */
+#define OVMF_PM_BASE 0xb000
 
 static const u16 serial_ports[MACHINE_SERIALS] = {0x3f8, 0x2f8};
 static const u32 serial_gsis[MACHINE_SERIALS] = {4, 3};
@@ -69,7 +71,8 @@ static int add_pc(struct machine *m, struct err *err)
 	};
 	struct i8042_config i8042 = {0};
 	struct fw_cfg_config fw_cfg = {0};
-	struct pm_config pm = {.acpi_enabled = !m->config.firmware};
+	struct pm_config pm = {.acpi_enabled = !m->config.firmware,
+			       .second_base = m->config.firmware ? OVMF_PM_BASE : 0};
 	struct pvpanic_config pvpanic = {0};
 	int rc = add(m, &rtc_class, "rtc", &rtc, NULL, err);
 

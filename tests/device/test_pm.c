@@ -45,6 +45,19 @@ static void power_button(void **state)
 	harness_free(h);
 }
 
+/* The registers are one set, at whichever place they are used. */
+static void second_place(void **state)
+{
+	struct harness *h = harness_new(0);
+
+	harness_device(h, &pm_class, "pm", &(struct pm_config){.second_base = 0xb000});
+	harness_out(h, 0xb000 + PM1_EVT + 2, 2, PM1_PWRBTN);
+	assert_int_equal(harness_in(h, EN, 2), PM1_PWRBTN);
+	harness_out(h, 0xb000 + PM1_CNT, 2, PM_SLP_TYP_S5 << PM1_SLP_TYP_SHIFT | PM1_SLP_EN);
+	assert_int_equal(h->requests, 1);
+	harness_free(h);
+}
+
 static void sleeping(void **state)
 {
 	struct harness *h = harness_new(0);
@@ -193,15 +206,11 @@ static void hostile(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(power_button),
-		cmocka_unit_test(sleeping),
-		cmocka_unit_test(timer),
-		cmocka_unit_test(timer_32bit),
-		cmocka_unit_test(general_purpose_events),
-		cmocka_unit_test(reset_port),
-		cmocka_unit_test(beside_pci),
-		cmocka_unit_test(saved),
-		cmocka_unit_test(hostile),
+		cmocka_unit_test(power_button), cmocka_unit_test(second_place),
+		cmocka_unit_test(sleeping),	cmocka_unit_test(timer),
+		cmocka_unit_test(timer_32bit),	cmocka_unit_test(general_purpose_events),
+		cmocka_unit_test(reset_port),	cmocka_unit_test(beside_pci),
+		cmocka_unit_test(saved),	cmocka_unit_test(hostile),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
