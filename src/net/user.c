@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/endian.h"
 #include "base/iov.h"
 #include "base/log.h"
 #include "net/net_int.h"
@@ -277,8 +278,21 @@ static u32 user_send(struct net *net, unsigned int pair, const struct net_frame 
 	return sent;
 }
 
+/* The stack connects to whatever a frame names, and these names lead to the host itself: 0.0.0.0/8
+ * and 127.0.0.0/8, by IPv6 [::], [::1] and what stands for an address of IPv4. */
+static bool is_for_loopback(const u8 *frame, u32 len)
+{
+	static const u8 zeros[10];
+
+	if (len >= 34 && load_be16(frame + 12) == 0x0800)
+		return frame[30] == 0 || frame[30] == 127;
+	return len >= 54 && load_be16(frame + 12) == 0x86dd && !memcmp(frame + 38, zeros, 10);
+}
+
 static void take_frame(struct user *u, const u8 *frame, u32 len)
 {
+	if (is_for_loopback(frame, len))
+		return;
 	if (!u->forwards.udp || !user_udp_input(u->forwards.udp, frame, len))
 		u->api->input(u->slirp, frame, (int)len);
 }

@@ -24,6 +24,7 @@
 /* A guest of one buffer; its callbacks run on the link's thread. */
 struct guest {
 	u32 room, received, sendables;
+	u32 udp; /* packets */
 	u32 tcp; /* packets, and the flags of the last */
 	u8 tcp_flags;
 	u8 last[2048];
@@ -42,6 +43,8 @@ static u32 on_receive(void *ctx, unsigned int pair, const struct net_frame *fram
 			g->tcp_flags = g->last[47];
 			__atomic_fetch_add(&g->tcp, 1, __ATOMIC_RELEASE);
 		}
+		if (g->last_len >= 42 && load_be16(g->last + 12) == 0x0800 && g->last[23] == 17)
+			__atomic_fetch_add(&g->udp, 1, __ATOMIC_RELEASE);
 		__atomic_fetch_sub(&g->room, 1, __ATOMIC_ACQ_REL);
 		__atomic_fetch_add(&g->received, 1, __ATOMIC_RELEASE);
 	}
@@ -287,6 +290,112 @@ static void hides_the_host(void **state)
 	knock("user,ipv6=off,restrict=on,host-loopback=on", &g[3], false);
 }
 
+/* The headers of a SYN or of an empty datagram to `port`, after the addresses; the length. */
+static u32 make_layer_4(u8 *p, u8 protocol, u16 port, u32 addresses)
+{
+	u32 len = protocol == 6 ? 20 : 8;
+
+	memset(p, 0, len);
+	store_be16(p, 40000);
+	store_be16(p + 2, port);
+	if (protocol == 6)
+		memcpy(p + 12, "\x50\x02\x20\x00", 4);
+	else
+		store_be16(p + 4, (u16)len);
+	store_be16(p + (protocol == 6 ? 16 : 6),
+		   net_csum_fold(net_csum_add(addresses + protocol + len, p, len)));
+	return len;
+}
+
+/* To an address of IPv4 or, with colons, of IPv6, without a care for what lies on this network. */
+static void send_to(struct net *net, const char *address, u8 protocol, u16 port)
+{
+	u8 f[128] = {0x52, 0x55, 10, 0, 2, 2}, *ip = f + 14;
+	bool v6 = strchr(address, ':');
+	u32 header = v6 ? 40 : 20, len;
+
+	memcpy(f + 6, guest_mac, 6);
+	store_be16(f + 12, v6 ? 0x86dd : 0x0800);
+	assert_int_equal(inet_pton(v6 ? AF_INET6 : AF_INET, address, ip + (v6 ? 24 : 16)), 1);
+	if (v6) {
+		inet_pton(AF_INET6, "fec0::15", ip + 8);
+		len = make_layer_4(ip + 40, protocol, port, net_csum_add(0, ip + 8, 32));
+		memcpy(ip, "\x60\x00\x00\x00", 4);
+		store_be16(ip + 4, (u16)len);
+		ip[6] = protocol;
+		ip[7] = 64;
+	} else {
+		store_be32(ip + 12, 0x0a00020f);
+		len = make_layer_4(ip + 20, protocol, port, net_csum_add(0, ip + 12, 8));
+		memcpy(ip, "\x45\x00\x00\x00\x00\x01\x00\x00\x40", 9);
+		ip[9] = protocol;
+		store_be16(ip + 2, (u16)(20 + len));
+		store_be16(ip + 10, net_csum_fold(net_csum_add(0, ip, 20)));
+	}
+	assert_true(send_frame(net, f, 14 + header + len));
+}
+
+/* Servers of the host, by TCP and UDP, on every address. */
+static void open_servers(int fd[2], u16 port[2])
+{
+	for (int i = 0; i < 2; i++) {
+		struct sockaddr_in6 a = {.sin6_family = AF_INET6};
+		socklen_t len = sizeof(a);
+
+		fd[i] = socket(AF_INET6, i ? SOCK_DGRAM : SOCK_STREAM, 0);
+		if (fd[i] < 0 || bind(fd[i], (struct sockaddr *)&a, sizeof(a))) {
+			print_message("no IPv6 here: %s\n", strerror(errno));
+			skip();
+		}
+		assert_true(i || !listen(fd[i], 16));
+		getsockname(fd[i], (struct sockaddr *)&a, &len);
+		port[i] = ntohs(a.sin6_port);
+	}
+}
+
+/* Is there a way to the servers by this address? */
+static bool reaches(const char *spec, const char *address, u8 protocol)
+{
+	struct guest g = {.room = 100};
+	struct net *net = open_link(spec, &g);
+	struct pollfd p = {.events = POLLIN};
+	int fd[2], which = protocol == 17;
+	u16 port[2];
+	u8 f[512];
+	bool reached;
+
+	open_servers(fd, port);
+	send_to(net, address, protocol, port[which]);
+	assert_true(send_frame(net, f, dhcp_discover(f)));
+	assert_true(wait_for(&g.udp, 1)); /* what came before it has been done */
+	p.fd = fd[which];
+	reached = poll(&p, 1, 0) == 1;
+	net_close(net);
+	close(fd[0]);
+	close(fd[1]);
+	return reached;
+}
+
+/* What a guest that writes its own frames can name the host by. */
+static void hides_every_name_of_the_host(void **state)
+{
+	static const char *const names[] = {
+		"10.0.2.2",	    "127.0.0.1",      "127.1.2.3", "0.0.0.0", "255.255.255.255",
+		"10.0.2.3",	    "10.0.2.255",     "fec0::3",   "fec0::2", "::1",
+		"::ffff:127.0.0.1", "::ffff:0.0.0.0", "::",
+	};
+
+	assert_true(reaches("user,host-loopback=on", "10.0.2.2", 6));
+	assert_true(reaches("user,host-loopback=on", "10.0.2.2", 17));
+	assert_true(reaches("user,host-loopback=on", "fec0::2", 17));
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		for (u8 protocol = 6; protocol <= 17; protocol += 11) {
+			assert_false(reaches("user", names[i], protocol));
+			assert_false(
+				reaches("user,restrict=on,host-loopback=on", names[i], protocol));
+		}
+}
+
 /* 10.0.2.100 is a server of the host, which else cannot be reached. */
 static void forwards_to_a_server(void **state)
 {
@@ -518,11 +627,17 @@ static void survives_noise(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(dhcp_offers),		cmocka_unit_test(waits_for_buffers),
-		cmocka_unit_test(slows_the_sender),	cmocka_unit_test(forwards_ports),
-		cmocka_unit_test(forwards_a_socket),	cmocka_unit_test(hides_the_host),
-		cmocka_unit_test(forwards_to_a_server), cmocka_unit_test(forwards_ipv6),
-		cmocka_unit_test(forwards_datagrams),	cmocka_unit_test(explains_mistakes),
+		cmocka_unit_test(dhcp_offers),
+		cmocka_unit_test(waits_for_buffers),
+		cmocka_unit_test(slows_the_sender),
+		cmocka_unit_test(forwards_ports),
+		cmocka_unit_test(forwards_a_socket),
+		cmocka_unit_test(hides_the_host),
+		cmocka_unit_test(hides_every_name_of_the_host),
+		cmocka_unit_test(forwards_to_a_server),
+		cmocka_unit_test(forwards_ipv6),
+		cmocka_unit_test(forwards_datagrams),
+		cmocka_unit_test(explains_mistakes),
 		cmocka_unit_test(survives_noise),
 	};
 
