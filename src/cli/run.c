@@ -348,6 +348,10 @@ static int run_main(int argc, char **argv)
 		status = cli_fail(&err);
 		goto out;
 	}
+	if (r->options.dry_run && machine_check_devices(&r->config, &err)) {
+		status = cli_fail(&err);
+		goto out;
+	}
 	if (r->options.dry_run) {
 		machine_print_config(&r->config, stdout);
 		if (why)

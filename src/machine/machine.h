@@ -79,7 +79,8 @@ int machine_reset(struct machine *machine);
 /* Press the power button. False where there is none or the guest does not listen. */
 bool machine_powerdown(struct machine *machine);
 
-/* Plug the cable of network card `id` (net0, net1, ... in the order of --net) in or out: -ENOENT. */
+/* Plug the cable of network card `id` (net0, net1, ... in the order of --net) in or out: -ENOENT.
+ */
 int machine_set_link(struct machine *machine, const char *id, bool up);
 /* The n-th card and whether its link is up; NULL past the last. */
 const char *machine_get_link(struct machine *machine, u32 n, bool *up);
@@ -96,6 +97,9 @@ enum machine_board machine_board(const struct machine *machine);
 
 /* Exits, accesses, interrupts, doorbells and the engine's own statistics, as text. */
 void machine_print_stats(struct machine *machine, FILE *out);
+/* Whether the devices that the user asked for make sense, as far as that shows without opening
+ * anything. -EINVAL with the reason. */
+int machine_check_devices(const struct machine_config *config, struct err *err);
 /* What -n prints. */
 void machine_print_config(const struct machine_config *config, FILE *out);
 enum machine_board machine_choose_board(const struct machine_config *config);

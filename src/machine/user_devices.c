@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "machine/machine_int.h"
 #include "machine/user_devices.h"
+#include "net/net.h"
 
 static const struct {
 	const char *kind;
@@ -36,6 +37,21 @@ int board_add_user_device(struct machine *m, const struct machine_device *device
 		return rc;
 	}
 	return err_set(err, EINVAL, "--%s: this build has no such device", device->kind);
+}
+
+int machine_check_devices(const struct machine_config *c, struct err *err)
+{
+	for (size_t i = 0; i < c->device_count; i++) {
+		const struct machine_device *d = &c->devices[i];
+
+		if (strcmp(d->kind, "net") || !strcmp(d->spec, "none"))
+			continue;
+		if (net_check(d->spec, err)) {
+			err_prefix(err, "--net %s", d->spec);
+			return -EINVAL;
+		}
+	}
+	return 0;
 }
 
 int board_own(struct machine *m, void (*stop)(void *object), void (*release)(void *object),

@@ -17,6 +17,8 @@
 #include "base/str.h"
 #include "net/net_int.h"
 
+#define ETHERNET_MTU 1500
+
 static const struct net_class *const classes[] = {
 #define NET(class) &class,
 #include "net/backends.def"
@@ -268,6 +270,7 @@ void net_get_stats(const struct net *net, struct net_stats *stats)
 
 int net_mac_parse(const char *text, u8 mac[6])
 {
+	static const u8 none[6];
 	char end;
 	unsigned int b[6];
 
@@ -276,7 +279,7 @@ int net_mac_parse(const char *text, u8 mac[6])
 		return -EINVAL;
 	for (int i = 0; i < 6; i++)
 		mac[i] = (u8)b[i];
-	return mac[0] & 1 ? -EINVAL : 0;
+	return mac[0] & 1 || !memcmp(mac, none, sizeof(none)) ? -EINVAL : 0;
 }
 
 void net_mac_default(u8 mac[6], const char *machine, unsigned int n)
@@ -300,7 +303,7 @@ static int set_mac(void *target, const char *value, struct err *err)
 	if (!value || net_mac_parse(value, card->mac))
 		return err_set(err, EINVAL,
 			       "\"%s\" is no address of a card: six bytes such as "
-			       "52:54:00:12:34:56, the first one even",
+			       "52:54:00:12:34:56, the first one even, not all of them 0",
 			       value ? value : "");
 	card->has_mac = true;
 	return 0;
@@ -409,6 +412,7 @@ static const struct opt *options_of(const struct net_class *class)
 	return class->options ? class->options : none;
 }
 
+/* With out NULL it is only looked at. */
 static int open_backend(struct net **out, struct loop *loop, const struct net_class *class,
 			const char *items, struct err *err)
 {
@@ -421,8 +425,10 @@ static int open_backend(struct net **out, struct loop *loop, const struct net_cl
 	rc = opt_defaults(table, config, err);
 	if (!rc && items)
 		rc = opt_parse_list(table, config, items, NULL, err);
-	if (!rc)
+	if (!rc && out)
 		rc = net_new(out, class, loop, config, err);
+	else if (!rc && class->check)
+		rc = class->check(config, err);
 	opt_free(table, config);
 	free(config);
 	return rc;
@@ -452,20 +458,69 @@ static int add_throttle(struct net **net, const struct net_limits *limits, struc
 	return rc;
 }
 
-int net_open(struct net **out, struct loop *loop, const char *spec, struct net_card *card,
-	     struct err *err)
+/* Filters, and what card and back end must agree on. On failure the link is closed. */
+static int finish(struct net **net, struct net_card *card, struct err *err)
+{
+	u32 mtu = (*net)->mtu;
+	int rc = 0;
+
+	if (card->pairs > (*net)->pairs)
+		rc = err_set(err, EINVAL, "queues=%llu: this back end has %u",
+			     (unsigned long long)card->pairs, (*net)->pairs);
+	else if (mtu && card->mtu > mtu)
+		rc = err_set(err, EINVAL, "mtu=%llu: the link carries %u (link-mtu=)",
+			     (unsigned long long)card->mtu, mtu);
+	if (rc) {
+		net_close(*net);
+		return rc;
+	}
+	if (mtu != ETHERNET_MTU && !card->mtu)
+		card->mtu = mtu;
+	if (card->limits.bps || card->limits.pps)
+		rc = add_throttle(net, &card->limits, err);
+	if (!rc && card->dump)
+		rc = add_dump(net, card->dump, err);
+	return rc;
+}
+
+static int check_limits(const struct net_limits *l, struct err *err)
+{
+	if ((l->bps_burst && !l->bps) || (l->pps_burst && !l->pps))
+		return err_set(err, EINVAL,
+			       "a burst without a limit: bps-burst= is for bps=, "
+			       "pps-burst= for pps=");
+	return 0;
+}
+
+static int lookup_class(const struct net_class **out, const char *spec, struct err *err)
+{
+	struct str known = {0};
+	char type[32];
+
+	snprintf(type, sizeof(type), "%.*s", (int)strcspn(spec, ","), spec);
+	*out = net_class_lookup(type);
+	if (*out)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(classes); i++)
+		str_add(&known, ", %s", classes[i]->name);
+	err_set(err, EINVAL, "there is no back end \"%s\"; there are none%s", type,
+		known.text ? known.text : "");
+	str_free(&known);
+	return -EINVAL;
+}
+
+/* With out NULL it is only looked at. */
+static int open_or_check(struct net **out, struct loop *loop, const char *spec,
+			 struct net_card *card, struct err *err)
 {
 	size_t len = strcspn(spec, ",");
 	struct str for_card = {0}, rest = {0};
 	const struct net_class *class;
-	char type[32];
-	int rc;
+	int rc = lookup_class(&class, spec, err);
 
 	memset(card, 0, sizeof(*card));
-	snprintf(type, sizeof(type), "%.*s", (int)len, spec);
-	class = net_class_lookup(type);
-	if (!class)
-		return err_set(err, EINVAL, "--net %s: there is no back end \"%s\"", spec, type);
+	if (rc)
+		return rc;
 	deal_items(spec + len + (spec[len] == ','), options_of(class), &for_card, &rest);
 	rc = for_card.failed || rest.failed ? err_set(err, ENOMEM, "no memory for options") : 0;
 	if (!rc)
@@ -473,16 +528,30 @@ int net_open(struct net **out, struct loop *loop, const char *spec, struct net_c
 	if (!rc && for_card.text)
 		rc = opt_parse_list(net_card_table, card, for_card.text, NULL, err);
 	if (!rc)
+		rc = check_limits(&card->limits, err);
+	if (!rc)
 		rc = open_backend(out, loop, class, rest.text, err);
-	if (!rc && (card->limits.bps || card->limits.pps))
-		rc = add_throttle(out, &card->limits, err);
-	if (!rc && card->dump)
-		rc = add_dump(out, card->dump, err);
+	if (!rc && out)
+		rc = finish(out, card, err);
 	str_free(&for_card);
 	str_free(&rest);
-	if (rc) {
+	if (rc)
 		opt_free(net_card_table, card);
-		err_prefix(err, "--net %s", type);
-	}
+	return rc;
+}
+
+int net_open(struct net **out, struct loop *loop, const char *spec, struct net_card *card,
+	     struct err *err)
+{
+	return open_or_check(out, loop, spec, card, err);
+}
+
+int net_check(const char *spec, struct err *err)
+{
+	struct net_card card;
+	int rc = open_or_check(NULL, NULL, spec, &card, err);
+
+	if (!rc)
+		opt_free(net_card_table, &card);
 	return rc;
 }

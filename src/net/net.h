@@ -137,6 +137,8 @@ extern const struct opt net_card_table[];
  */
 int net_open(struct net **out, struct loop *loop, const char *spec, struct net_card *card,
 	     struct err *err);
+/* What net_open() would say, as far as that shows without opening anything. */
+int net_check(const char *spec, struct err *err);
 
 /* No callback comes any more once this returns. Main thread, without the bus lock; before the
  * front end is freed. Harmless twice. */
@@ -211,7 +213,7 @@ void net_vhost_stop(struct net *net, unsigned int pair, u16 base[2]);
 
 /* ---- MAC addresses ---- */
 
-/* "52:54:00:12:34:56"; multicast addresses are refused. */
+/* "52:54:00:12:34:56"; multicast addresses and zeros are refused. */
 int net_mac_parse(const char *text, u8 mac[6]);
 /* A locally administered address for the n-th card of a machine with this name (may be NULL): the
  * same each time. */

@@ -12,6 +12,9 @@ struct net_class {
 	 * net_open()). */
 	const struct opt *options;
 	size_t config_size;
+	/* Whether the configuration makes sense, as far as that shows without opening anything;
+	 * what init() would say. May be NULL. */
+	int (*check)(const void *config, struct err *err);
 	/* Fill pairs and caps (1 and 0 before), and pair_loop[] where it is not `loop`; open what
 	 * it takes. On failure free() is called, which must stand a half-made instance. */
 	int (*init)(struct net *net, const void *config, struct err *err);
@@ -38,6 +41,7 @@ struct net {
 	struct loop *pair_loop[NET_MAX_PAIRS];
 	unsigned int pairs, active_pairs;
 	u32 caps, receive_offloads;
+	u32 mtu;		  /* largest packet that it carries; 0: the back end has no idea */
 	struct net_client client; /* receive NULL: nobody */
 	bool link_down;		  /* the back end's own state */
 	bool unplugged, unplug_wanted;

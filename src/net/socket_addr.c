@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/str.h"
 #include "net/socket_int.h"
 
 int sock_addr_unix(struct sock_addr *out, const char *path, struct err *err)
@@ -31,8 +32,9 @@ static int split(const char *text, char *host, size_t cap, const char **port)
 {
 	const char *colon = strrchr(text, ':');
 	size_t len = colon ? (size_t)(colon - text) : 0;
+	u64 number;
 
-	if (!colon || !colon[1])
+	if (!colon || parse_u64(colon + 1, &number) || !number || number > 65535)
 		return -EINVAL;
 	if (len >= 2 && text[0] == '[' && text[len - 1] == ']') {
 		text++;
@@ -59,7 +61,9 @@ int sock_addr_inet(struct sock_addr *out, const char *text, int type, bool passi
 
 	if (split(text, host, sizeof(host), &port))
 		return err_set(err, EINVAL,
-			       "\"%s\" is no address: HOST:PORT or [IPV6]:PORT is wanted", text);
+			       "\"%s\" is no address: HOST:PORT or [IPV6]:PORT is wanted, PORT "
+			       "from 1 to 65535",
+			       text);
 	rc = getaddrinfo(host[0] ? host : NULL, port, &hints, &list);
 	if (rc)
 		return err_set(err, EINVAL, "\"%s\": %s", text, gai_strerror(rc));
@@ -85,7 +89,7 @@ int sock_new(const struct sock_addr *addr, int type)
 	return fd;
 }
 
-static void remove_leftover(const struct sock_addr *addr, int type)
+void sock_remove_leftover(const struct sock_addr *addr, int type)
 {
 	struct stat st;
 	int fd;
@@ -107,7 +111,7 @@ int sock_bind(const struct sock_addr *addr, int type)
 	if (fd < 0)
 		return fd;
 	if (addr->any.sa_family == AF_UNIX)
-		remove_leftover(addr, type);
+		sock_remove_leftover(addr, type);
 	else if (type == SOCK_STREAM)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (!bind(fd, &addr->any, addr->len))

@@ -37,6 +37,8 @@ int sock_new(const struct sock_addr *addr, int type);
  * replaced. Descriptor or -errno. */
 int sock_bind(const struct sock_addr *addr, int type);
 
+/* Remove a UNIX socket that nobody has open any more. */
+void sock_remove_leftover(const struct sock_addr *addr, int type);
 /* Remove the path of a UNIX socket; nothing for others. */
 void sock_unlink(const struct sock_addr *addr);
 

@@ -405,11 +405,12 @@ static const struct opt bridge_options[] = {
 };
 
 #define TAP_CLASS                                                                                  \
-	.size = sizeof(struct tap), .config_size = sizeof(struct tap_config), .init = tap_init,    \
-	.send = tap_send, .resume = tap_resume, .set_offloads = tap_set_offloads,                  \
-	.set_pairs = tap_set_pairs, .vhost_features = tap_vhost_features,                          \
-	.vhost_set_memory = tap_vhost_set_memory, .vhost_start = tap_vhost_start,                  \
-	.vhost_stop = tap_vhost_stop, .attached = tap_attached, .stop = tap_stop, .free = tap_free
+	.size = sizeof(struct tap), .config_size = sizeof(struct tap_config), .check = tap_check,  \
+	.init = tap_init, .send = tap_send, .resume = tap_resume,                                  \
+	.set_offloads = tap_set_offloads, .set_pairs = tap_set_pairs,                              \
+	.vhost_features = tap_vhost_features, .vhost_set_memory = tap_vhost_set_memory,            \
+	.vhost_start = tap_vhost_start, .vhost_stop = tap_vhost_stop, .attached = tap_attached,    \
+	.stop = tap_stop, .free = tap_free
 
 const struct net_class net_tap = {
 	.name = "tap",

@@ -14,6 +14,8 @@ struct tap_config {
 	bool vhost; /* leave the rings of virtio cards to the kernel */
 };
 
+/* Whether a struct tap_config makes sense. -EINVAL with the reason. */
+int tap_check(const void *config, struct err *err);
 /* Open `pairs` queues of the tap device into fds[]: non-blocking, with a virtio_net_hdr of 12
  * bytes (as vhost wants it). *pairs may become 1 (a descriptor from outside, the helper). name has
  * IFNAMSIZ bytes. -errno with the reason and the remedy; nothing is open then. */

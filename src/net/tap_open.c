@@ -192,10 +192,28 @@ static int open_single(const struct tap_config *c, char *name, struct err *err)
 	return fd;
 }
 
+int tap_check(const void *config, struct err *err)
+{
+	const struct tap_config *c = config;
+	const char *name = c->bridge ? c->bridge : c->ifname;
+
+	if (name && (!*name || strlen(name) >= IFNAMSIZ))
+		return err_set(err, EINVAL, "%s=%s: an interface's name has 1 to %d bytes",
+			       c->bridge ? "br" : "ifname", name, IFNAMSIZ - 1);
+	if (c->fd && (c->ifname || c->pairs > 1))
+		return err_set(err, EINVAL,
+			       "fd= names one queue of a device that is open: no "
+			       "ifname= or queues= beside it");
+	return 0;
+}
+
 int tap_open(const struct tap_config *c, int *fds, unsigned int *pairs, char *name, struct err *err)
 {
 	unsigned int n;
-	int rc;
+	int rc = tap_check(c, err);
+
+	if (rc)
+		return rc;
 
 	if (c->fd || (c->bridge && geteuid())) {
 		*pairs = 1;

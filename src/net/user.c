@@ -369,8 +369,7 @@ static int open_stack(struct user *u, const struct user_config *c, struct err *e
 	u->forwards.mtu = (u32)c->mtu;
 	u->forwards.deliver = deliver_datagram;
 	u->forwards.ctx = u;
-	for (u32 i = 0; i < c->forwards && !rc; i++)
-		rc = user_add_forward(&u->forwards, &c->forward[i], err);
+	rc = user_add_forwards(&u->forwards, c, err);
 	u->forwards.config = NULL;
 	return rc;
 }
@@ -407,6 +406,7 @@ static int user_init(struct net *net, const void *config, struct err *err)
 	if (!u->slots || !u->loop)
 		return err_set(err, ENOMEM, "out of memory");
 	net->pair_loop[0] = u->loop;
+	net->mtu = (u32)c->mtu;
 	return open_stack(u, c, err);
 }
 
@@ -457,6 +457,8 @@ static void user_free(struct net *net)
 		u->api->cleanup(u->slirp);
 	for (u32 i = 0; i < u->forwards.relays; i++)
 		relay_free(u->forwards.relay[i]);
+	for (u32 i = 0; i < u->forwards.paths; i++)
+		sock_unlink(&u->forwards.path[i]);
 	user_udp_free(u->forwards.udp);
 	while (!list_empty(&u->backlog)) {
 		struct backlog_frame *f = list_first(&u->backlog, struct backlog_frame, link);
@@ -477,6 +479,7 @@ const struct net_class net_user = {
 	.size = sizeof(struct user),
 	.options = user_options,
 	.config_size = sizeof(struct user_config),
+	.check = user_check,
 	.init = user_init,
 	.send = user_send,
 	.resume = user_resume,

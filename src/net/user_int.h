@@ -27,10 +27,13 @@ extern const struct opt user_options[];
 
 /* Fill *slirp from c; it points into c. -EINVAL with the reason. */
 int user_make_config(const struct user_config *c, SlirpConfig *slirp, struct err *err);
+/* Whether user_make_config() and user_add_forwards() would be content, with nothing opened. */
+int user_check(const void *config, struct err *err);
+
 /* What forwards are added to. */
 struct user_forwards {
 	const struct slirp_api *api;
-	Slirp *slirp;
+	Slirp *slirp;		   /* NULL: they are only looked at */
 	const SlirpConfig *config; /* while forwards are added */
 	u32 mtu;
 	void (*deliver)(void *ctx, const u8 *data, u32 len); /* what comes back over UDP */
@@ -40,8 +43,13 @@ struct user_forwards {
 	struct relay
 		*relay[USER_MAX_FORWARDS]; /* of guestfwd to TCP; the caller starts and frees */
 	u32 relays;
+	struct sock_addr path[USER_MAX_FORWARDS]; /* of hostfwd; the caller removes them */
+	u32 paths;
+	struct sockaddr_in taken[2][USER_MAX_FORWARDS]; /* by guestfwd: of TCP, of UDP */
+	u32 takens[2];
 };
 
-int user_add_forward(struct user_forwards *to, const struct user_forward *f, struct err *err);
+/* -errno with the reason; some of them may have been added. */
+int user_add_forwards(struct user_forwards *to, const struct user_config *c, struct err *err);
 
 #endif

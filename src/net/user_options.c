@@ -4,11 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/str.h"
 #include "net/user_int.h"
 
-#define FIELD(f) offsetof(struct user_config, f)
+#define FIELD(f)      offsetof(struct user_config, f)
+#define NAME_MOST     253 /* RFC 1035, 2.3.4 */
+#define BOOTFILE_MOST 127 /* RFC 2131, 2: `file', with its end */
 
 static int add_forward(void *target, const char *value, bool to_guest, struct err *err)
 {
@@ -67,6 +70,14 @@ static int parse_ipv4(const char *key, const char *text, struct in_addr *out, st
 	return 0;
 }
 
+/* Where hosts live: not this host, its loop-back, nor groups and what lies above them. */
+static bool is_unicast(struct in_addr addr)
+{
+	u32 first = ntohl(addr.s_addr) >> 24;
+
+	return first && first != 127 && first < 224;
+}
+
 static int parse_net(const char *text, SlirpConfig *s, struct err *err)
 {
 	const char *slash = strchr(text, '/');
@@ -81,7 +92,17 @@ static int parse_net(const char *text, SlirpConfig *s, struct err *err)
 		return -EINVAL;
 	s->vnetmask.s_addr = htonl(~0u << (32 - bits));
 	s->vnetwork.s_addr &= s->vnetmask.s_addr;
-	return 0;
+	return is_unicast(s->vnetwork)
+		       ? 0
+		       : err_set(err, EINVAL, "net=%s: no host has an address like that", text);
+}
+
+static bool in_network(struct in_addr addr, const SlirpConfig *s)
+{
+	u32 host = ntohl(addr.s_addr & ~s->vnetmask.s_addr);
+
+	return (addr.s_addr & s->vnetmask.s_addr) == s->vnetwork.s_addr && host &&
+	       host != ntohl(~s->vnetmask.s_addr);
 }
 
 /* An address in the network: the user's, or the network's with a host part of n. */
@@ -93,14 +114,54 @@ static int place(const char *key, const char *text, u32 n, const SlirpConfig *s,
 		return 0;
 	if (parse_ipv4(key, text, out, err))
 		return -EINVAL;
-	if ((out->s_addr & s->vnetmask.s_addr) != s->vnetwork.s_addr)
-		return err_set(err, EINVAL, "%s=%s: not in the guest's network", key, text);
+	if (!in_network(*out, s))
+		return err_set(err, EINVAL,
+			       "%s=%s: not the address of a host in the guest's network", key,
+			       text);
 	return 0;
+}
+
+static int place_hosts(const struct user_config *c, SlirpConfig *s, struct err *err)
+{
+	/* The highest of .2, .3 and .15 must fit: a network of 29 bits has six hosts. */
+	u32 guest = ~ntohl(s->vnetmask.s_addr) > 15 ? 15 : 4;
+
+	if (place("host", c->host, 2, s, &s->vhost, err) ||
+	    place("dns", c->dns, 3, s, &s->vnameserver, err) ||
+	    place("dhcpstart", c->dhcpstart, guest, s, &s->vdhcp_start, err))
+		return -EINVAL;
+	if (s->vhost.s_addr == s->vnameserver.s_addr || s->vhost.s_addr == s->vdhcp_start.s_addr ||
+	    s->vnameserver.s_addr == s->vdhcp_start.s_addr)
+		return err_set(err, EINVAL,
+			       "host=, dns= and dhcpstart=: two of them are the same address");
+	return 0;
+}
+
+/* What goes into a DHCP answer: most is what fits there. */
+static int check_name(const char *key, const char *text, size_t most, struct err *err)
+{
+	if (text && (!*text || strlen(text) > most))
+		return err_set(err, EINVAL, "%s=: 1 to %zu bytes", key, most);
+	return 0;
+}
+
+static int check_names(const struct user_config *c, struct err *err)
+{
+	struct stat st;
+
+	if (check_name("hostname", c->hostname, NAME_MOST, err) ||
+	    check_name("domain", c->domain, NAME_MOST, err) ||
+	    check_name("bootfile", c->bootfile, BOOTFILE_MOST, err))
+		return -EINVAL;
+	if (!c->tftp)
+		return 0;
+	if (stat(c->tftp, &st))
+		return err_set(err, errno, "tftp=%s: %s", c->tftp, strerror(errno));
+	return S_ISDIR(st.st_mode) ? 0 : err_set(err, ENOTDIR, "tftp=%s: not a folder", c->tftp);
 }
 
 int user_make_config(const struct user_config *c, SlirpConfig *s, struct err *err)
 {
-	/* The highest of .2, .3 and .15 must fit: a network of 29 bits has six hosts. */
 	*s = (SlirpConfig){
 		.version = 4,
 		.restricted = c->restrict_on,
@@ -118,15 +179,9 @@ int user_make_config(const struct user_config *c, SlirpConfig *s, struct err *er
 	inet_pton(AF_INET6, "fec0::", &s->vprefix_addr6);
 	inet_pton(AF_INET6, "fec0::2", &s->vhost6);
 	inet_pton(AF_INET6, "fec0::3", &s->vnameserver6);
-	if (parse_net(c->net ? c->net : "10.0.2.0/24", s, err) ||
-	    place("host", c->host, 2, s, &s->vhost, err) ||
-	    place("dns", c->dns, 3, s, &s->vnameserver, err) ||
-	    place("dhcpstart", c->dhcpstart, ~ntohl(s->vnetmask.s_addr) > 15 ? 15 : 4, s,
-		  &s->vdhcp_start, err))
+	if (parse_net(c->net ? c->net : "10.0.2.0/24", s, err) || place_hosts(c, s, err))
 		return -EINVAL;
-	if (s->vhost.s_addr == s->vnameserver.s_addr)
-		return err_set(err, EINVAL, "host= and dns= are the same address");
-	return 0;
+	return check_names(c, err);
 }
 
 /* "[ADDR]:PORT" or "[IPV6]:PORT" with an empty address standing for `any`. */
@@ -153,14 +208,27 @@ static int parse_endpoint(char *text, struct in_addr any, struct sock_addr *out)
 	return !*text || inet_pton(AF_INET, text, &v4->sin_addr) == 1 ? 0 : -EINVAL;
 }
 
+static bool is_ours(struct in_addr addr, const SlirpConfig *s)
+{
+	return addr.s_addr == s->vhost.s_addr || addr.s_addr == s->vnameserver.s_addr;
+}
+
 static int add_hostfwd_ends(struct user_forwards *to, const struct sock_addr *host_end,
 			    const struct sock_addr *guest_end, int flags, const char *text,
 			    struct err *err)
 {
-	if (to->api->add_hostfwd(to->slirp, &host_end->any, host_end->len, &guest_end->any,
-				 guest_end->len, flags) < 0)
-		return err_set(err, errno, "hostfwd=%s: %s", text, strerror(errno));
-	return 0;
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)&guest_end->storage;
+
+	if (v4->sin_family == AF_INET &&
+	    (!in_network(v4->sin_addr, to->config) || is_ours(v4->sin_addr, to->config)))
+		return err_set(err, EINVAL,
+			       "hostfwd=%s: the guest's address is taken or not in its network",
+			       text);
+	if (!to->slirp || to->api->add_hostfwd(to->slirp, &host_end->any, host_end->len,
+					       &guest_end->any, guest_end->len, flags) >= 0)
+		return 0;
+	return err_set(err, errno, "hostfwd=%s: %s%s", text, strerror(errno),
+		       errno == EACCES ? " (low ports are root's)" : "");
 }
 
 /* A UNIX socket of the host's, for connections to the guest over TCP. */
@@ -168,11 +236,17 @@ static int add_unix_to_guest(struct user_forwards *to, const char *path, char *t
 			     const char *text, struct err *err)
 {
 	struct sock_addr host_end, guest_end;
+	int rc;
 
 	if (sock_addr_unix(&host_end, path, err) || parse_endpoint(target, to->guest, &guest_end) ||
 	    guest_end.any.sa_family != AF_INET)
 		return err_set(err, EINVAL, "hostfwd=%s: give it as unix:PATH-:22", text);
-	return add_hostfwd_ends(to, &host_end, &guest_end, 0, text, err);
+	if (to->slirp)
+		sock_remove_leftover(&host_end, SOCK_STREAM);
+	rc = add_hostfwd_ends(to, &host_end, &guest_end, 0, text, err);
+	if (!rc)
+		to->path[to->paths++] = host_end;
+	return rc;
 }
 
 static int add_to_guest(struct user_forwards *to, char *from, char *target, const char *text,
@@ -234,15 +308,8 @@ static int add_udp(struct user_forwards *to, const struct sockaddr_in *at, const
 		   const char *text, struct err *err)
 {
 	struct sock_addr addr[SOCK_MAX_ADDRS];
-	const SlirpConfig *c = to->config;
-	u32 host = at->sin_addr.s_addr;
 	int rc, n;
 
-	if ((host & c->vnetmask.s_addr) != c->vnetwork.s_addr || host == c->vhost.s_addr ||
-	    host == c->vnameserver.s_addr)
-		return err_set(err, EINVAL,
-			       "guestfwd=%s: the address is taken or not in the guest's network",
-			       text);
 	n = sock_addr_inet(addr, server, SOCK_DGRAM, false, err);
 	if (n < 0) {
 		err_prefix(err, "guestfwd=%s", text);
@@ -252,6 +319,16 @@ static int add_udp(struct user_forwards *to, const struct sockaddr_in *at, const
 	if (!rc)
 		rc = user_udp_add(to->udp, at, addr, (unsigned int)n);
 	return rc ? err_set(err, -rc, "guestfwd=%s: %s", text, strerror(-rc)) : 0;
+}
+
+/* libslirp itself would take the last of them. */
+static bool is_taken(const struct user_forwards *to, bool udp, const struct sockaddr_in *at)
+{
+	for (u32 i = 0; i < to->takens[udp]; i++)
+		if (to->taken[udp][i].sin_addr.s_addr == at->sin_addr.s_addr &&
+		    to->taken[udp][i].sin_port == at->sin_port)
+			return true;
+	return false;
 }
 
 static int add_to_host(struct user_forwards *to, char *from, const char *target, const char *text,
@@ -270,6 +347,14 @@ static int add_to_host(struct user_forwards *to, char *from, const char *target,
 	    parse_endpoint(from + 4, none, &guest_end) || at->sin_family != AF_INET ||
 	    !at->sin_addr.s_addr)
 		return explain_guestfwd(text, err);
+	if (!in_network(at->sin_addr, to->config) || is_ours(at->sin_addr, to->config) ||
+	    is_taken(to, udp, at))
+		return err_set(err, EINVAL,
+			       "guestfwd=%s: the address is taken or not in the guest's network",
+			       text);
+	to->taken[udp][to->takens[udp]++] = *at;
+	if (!to->slirp)
+		return 0;
 	if (udp)
 		return add_udp(to, at, what, text, err);
 	if (tcp) {
@@ -279,15 +364,10 @@ static int add_to_host(struct user_forwards *to, char *from, const char *target,
 	}
 	rc = (command ? to->api->add_exec : to->api->add_unix)(to->slirp, what, &at->sin_addr,
 							       ntohs(at->sin_port));
-	if (rc < 0)
-		return err_set(err, EINVAL,
-			       "guestfwd=%s: the address is taken or not in the "
-			       "guest's network",
-			       text);
-	return 0;
+	return rc < 0 ? err_set(err, EINVAL, "guestfwd=%s: libslirp refuses it", text) : 0;
 }
 
-int user_add_forward(struct user_forwards *to, const struct user_forward *f, struct err *err)
+static int add_forward_text(struct user_forwards *to, const struct user_forward *f, struct err *err)
 {
 	const char *key = f->to_guest ? "hostfwd" : "guestfwd";
 	char text[sizeof(f->text)], *dash;
@@ -301,4 +381,29 @@ int user_add_forward(struct user_forwards *to, const struct user_forward *f, str
 	if (f->to_guest)
 		return add_to_guest(to, text, dash + 1, f->text, err);
 	return add_to_host(to, text, dash + 1, f->text, err);
+}
+
+int user_add_forwards(struct user_forwards *to, const struct user_config *c, struct err *err)
+{
+	int rc = 0;
+
+	for (u32 i = 0; i < c->forwards && !rc; i++)
+		rc = add_forward_text(to, &c->forward[i], err);
+	return rc;
+}
+
+int user_check(const void *config, struct err *err)
+{
+	const struct user_config *c = config;
+	struct user_forwards *to = calloc(1, sizeof(*to));
+	SlirpConfig slirp;
+	int rc = to ? user_make_config(c, &slirp, err) : err_set(err, ENOMEM, "out of memory");
+
+	if (!rc) {
+		to->config = &slirp;
+		to->guest = slirp.vdhcp_start;
+		rc = user_add_forwards(to, c, err);
+	}
+	free(to);
+	return rc;
 }

@@ -249,6 +249,8 @@ def errors():
     expect("help run", run("help", "run"), 0)
     check("help lists options", b"--memory SIZE" in run("help", "run").stdout)
     expect("version", run("--version"), 0)
+    expect("-n with a wrong network", run("run", "-n", "--net", "user,hostfwd=tcp::70000-:22", file("add.bin", ADD)),
+           2, b"", r"--net user,hostfwd=tcp::70000-:22: hostfwd=.*127\.0\.0\.1:2222")
     p = run("run", "-n", "--engine", "soft", "--load", "0x2000", file("add.bin", ADD))
     expect("dry run", p, 0)
     check("dry run says the kind", b"add.bin" in p.stdout and b"bare" in p.stdout, p.stdout)

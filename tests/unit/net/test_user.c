@@ -84,6 +84,16 @@ static struct net *open_link(const char *spec, struct guest *g)
 	return net;
 }
 
+static struct err refuse(const char *spec)
+{
+	struct net_card card;
+	struct net *net;
+	struct err err = {{0}};
+
+	assert_int_not_equal(net_open(&net, loop, spec, &card, &err), 0);
+	return err;
+}
+
 static u32 send_frame(struct net *net, const void *data, u32 len)
 {
 	struct iovec iov = {(void *)(uintptr_t)data, len};
@@ -206,7 +216,15 @@ static void forwards_a_socket(void **state)
 	assert_int_equal(load_be16(g.last + 12), 0x0806);
 	close(fd);
 	net_close(net);
-	unlink(a.sun_path);
+	assert_int_not_equal(access(a.sun_path, F_OK), 0);
+	/* What somebody left who was killed is replaced, what is in use is not. */
+	fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	close(fd);
+	net = open_link(spec, &g);
+	assert_non_null(strstr(refuse(spec).text, "in use"));
+	assert_int_equal(access(a.sun_path, F_OK), 0);
+	net_close(net);
 }
 
 static const u8 guest_mac[6] = {0x52, 0x54, 0, 0x12, 0x34, 0x56};
@@ -563,6 +581,23 @@ static void explains_mistakes(void **state)
 	} cases[] = {
 		{"user,net=10.0.2.0/40", "10.0.2.0/24"},
 		{"user,net=nonsense", "IPv4"},
+		{"user,net=127.0.0.0/24", "no host has"},
+		{"user,net=0.0.0.0/8", "no host has"},
+		{"user,net=224.1.2.0/24", "no host has"},
+		{"user,host=10.0.2.255", "host in the guest's network"},
+		{"user,host=10.0.2.0", "host in the guest's network"},
+		{"user,dhcpstart=10.0.2.3", "same address"},
+		{"user,tftp=/nonexistent", "No such file"},
+		{"user,tftp=/etc/passwd", "not a folder"},
+		{"user,hostname=", "1 to 253 bytes"},
+		{"user,mtu=9000", "the link carries 1500"},
+		{"user,queues=2", "queues=2"},
+		{"user,hostfwd=tcp::2222-10.0.3.15:22", "not in its network"},
+		{"user,hostfwd=tcp::2222-10.0.2.2:22", "taken"},
+		{"user,guestfwd=tcp:10.0.2.255:80-cmd:true", "not in the guest's network"},
+		{"user,guestfwd=tcp:10.0.2.9:80-cmd:true,guestfwd=tcp:10.0.2.9:80-cmd:false",
+		 "taken"},
+		{"user,guestfwd=tcp:10.0.2.9:80-tcp:127.0.0.1:99999", "1 to 65535"},
 		{"user,host=1.2.3.4", "network"},
 		{"user,dns=10.0.2.2", "same address"},
 		{"user,hostfwd=tcp:1-2-3", "hostfwd"},
@@ -582,7 +617,7 @@ static void explains_mistakes(void **state)
 		{"user,guestfwd=udp:10.0.2.9:53-udp:127.0.0.1", "HOST:PORT"},
 		{"user,guestfwd=udp:10.0.2.9:53-udp:127.0.0.1:1,guestfwd=udp:10.0.2.9:53-udp:127.0."
 		 "0.1:2",
-		 "File exists"},
+		 "taken"},
 		{"user,nosuch=1", "nosuch"},
 		{"user,link-mtu=100", "link-mtu"},
 	};
@@ -597,6 +632,70 @@ static void explains_mistakes(void **state)
 			print_message("%s: %s\n", cases[i].spec, err.text);
 		assert_non_null(strstr(err.text, cases[i].text));
 	}
+}
+
+/* What is longer than a DHCP answer has room for is refused by us, in one line. */
+static void knows_how_long_names_are(void **state)
+{
+	char spec[400] = "user,bootfile=", *end = spec + strlen(spec);
+	struct net_card card;
+	struct net *net;
+	struct err err;
+
+	memset(end, 'x', 128);
+	assert_non_null(strstr(refuse(spec).text, "1 to 127 bytes"));
+	end[127] = '\0';
+	assert_int_equal(net_open(&net, loop, spec, &card, &err), 0);
+	net_close(net);
+	opt_free(net_card_table, &card);
+}
+
+/* The guest is told of a link with another MTU than Ethernet's, unless the user says more. */
+static void tells_the_mtu(void **state)
+{
+	static const struct {
+		const char *spec;
+		u64 mtu;
+	} cases[] = {{"user", 0},
+		     {"user,link-mtu=9000", 9000},
+		     {"user,link-mtu=1280", 1280},
+		     {"user,link-mtu=9000,mtu=2000", 2000}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct net_card card;
+		struct net *net;
+		struct err err;
+
+		assert_int_equal(net_open(&net, loop, cases[i].spec, &card, &err), 0);
+		assert_int_equal(card.mtu, cases[i].mtu);
+		net_close(net);
+		opt_free(net_card_table, &card);
+	}
+}
+
+/* Nothing is opened, and what can be said without that is said. */
+static void checks_without_opening(void **state)
+{
+	struct err err = {{0}};
+	char spec[128];
+	int port = free_port();
+
+	snprintf(spec, sizeof(spec), "user,hostfwd=tcp:127.0.0.1:%d-:22", port);
+	for (int i = 0; i < 2; i++) {
+		struct guest g = {.room = 1};
+		struct net *net = i ? NULL : open_link(spec, &g);
+
+		assert_int_equal(net_check(spec, &err), 0);
+		net_close(net);
+	}
+	assert_int_equal(net_check("stream,path=/nonexistent", &err), 0);
+	assert_int_not_equal(net_check("user,hostfwd=tcp::2222-:x", &err), 0);
+	assert_int_not_equal(net_check("user,net=10.0.2.0/40", &err), 0);
+	assert_int_not_equal(net_check("user,colour=red", &err), 0);
+	assert_int_not_equal(net_check("user,mac=1", &err), 0);
+	assert_int_not_equal(net_check("tap,ifname=a-name-that-is-too-long", &err), 0);
+	assert_int_not_equal(net_check("nosuch", &err), 0);
+	assert_non_null(strstr(err.text, "user, stream"));
 }
 
 /* Random frames: the stack, the forwards and the link survive. */
@@ -638,6 +737,9 @@ int main(void)
 		cmocka_unit_test(forwards_ipv6),
 		cmocka_unit_test(forwards_datagrams),
 		cmocka_unit_test(explains_mistakes),
+		cmocka_unit_test(knows_how_long_names_are),
+		cmocka_unit_test(tells_the_mtu),
+		cmocka_unit_test(checks_without_opening),
 		cmocka_unit_test(survives_noise),
 	};
 
