@@ -31,6 +31,7 @@
 #define PCI_STATUS_INTERRUPT 0x08
 #define IMS_MASK	     0x1ffff
 #define TAIL_MASK	     0xffff
+#define RAH_BITS	     0x8003ffff
 #define IO_ADDRESS	     0 /* of BAR 1 */
 #define IO_DATA		     4
 
@@ -253,20 +254,23 @@ static const struct {
 	u16 first, last;
 	u32 mask;
 } plain[] = {
-	{E_CTRL_EXT, E_CTRL_EXT, ~0u}, {E_FCAL, E_VET, ~0u},	     {E_ITR, E_ITR, 0xffff},
+	{E_CTRL_EXT, E_CTRL_EXT, ~0u}, {E_FCAL, E_FCAL, ~0u},	     {E_ITR, E_ITR, 0xffff},
+	{E_FCAH, E_VET, 0xffff},       {E_MTA, E_RAL - 4, ~0u},	     {E_VFTA, E_VFTA + 0x1fc, ~0u},
 	{E_FCTTV, E_FCTTV, 0xffff},    {E_TXCW, E_TXCW, ~0u},	     {E_TIPG, E_TIPG, ~0u},
 	{E_AIT, E_AIT, 0xffff},	       {E_LEDCTL, E_LEDCTL, ~0u},    {E_PBA, E_PBA, ~0u},
 	{E_FCRTL, E_FCRTL + 8, ~0u},   {E_RDBAL, E_RDBAL, ~15u},     {E_RDBAH, E_RDBAH, ~0u},
 	{E_RDLEN, E_RDLEN, 0xfff80},   {E_RDTR, E_RDTR, 0xffff},     {E_RXDCTL, E_RADV, ~0u},
 	{E_RSRPD, E_RSRPD, 0xfff},     {E_TDBAL, E_TDBAL, ~15u},     {E_TDBAH, E_TDBAH, ~0u},
 	{E_TDLEN, E_TDLEN, 0xfff80},   {E_TIDV, E_TIDV, 0xffff},     {E_TXDCTL, E_TSPMT, ~0u},
-	{E_RXCSUM, E_RXCSUM, ~0u},     {E_MTA, E_VFTA + 0x1fc, ~0u}, {E_WUC, E_WUPM_END - 4, ~0u},
-	{E_RCTL, E_RCTL, ~0u},	       {E_TCTL, E_TCTL, ~0u},	     {E_RDH, E_RDH, TAIL_MASK},
-	{E_RDT, E_RDT, TAIL_MASK},     {E_TDH, E_TDH, TAIL_MASK},    {E_TDT, E_TDT, TAIL_MASK},
+	{E_RXCSUM, E_RXCSUM, ~0u},     {E_WUC, E_WUPM_END - 4, ~0u}, {E_RCTL, E_RCTL, ~0u},
+	{E_TCTL, E_TCTL, ~0u},	       {E_RDH, E_RDH, TAIL_MASK},    {E_RDT, E_RDT, TAIL_MASK},
+	{E_TDH, E_TDH, TAIL_MASK},     {E_TDT, E_TDT, TAIL_MASK},
 };
 
 static void write_plain(struct e1000 *e, u32 at, u32 value)
 {
+	if (at >= E_RAL && at < E_VFTA)
+		*e1000_reg(e, at) = value & (at & 4 ? RAH_BITS : ~0u);
 	for (size_t i = 0; i < ARRAY_SIZE(plain); i++)
 		if (at >= plain[i].first && at <= plain[i].last)
 			*e1000_reg(e, at) = value & plain[i].mask;

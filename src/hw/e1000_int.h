@@ -21,6 +21,7 @@ enum { /* registers (SDM 13.3) */
        E_CTRL_EXT = 0x0018,
        E_MDIC = 0x0020,
        E_FCAL = 0x0028,
+       E_FCAH = 0x002c,
        E_VET = 0x0038,
        E_ICR = 0x00c0,
        E_ITR = 0x00c4,
@@ -166,10 +167,14 @@ void e1000_tx_run(struct e1000 *e);
 void e1000_tx_reset(struct e1000 *e);
 
 bool e1000_rx_frame(struct e1000 *e, const struct net_frame *frame);
+/* One that was sent, in a loop-back: it never touches the wire. */
+void e1000_rx_looped(struct e1000 *e, const struct net_frame *frame);
 void e1000_rx_resume(struct e1000 *e);
 
 /* PHY and EEPROM. */
 void e1000_phy_reset(struct e1000 *e);
+/* What is sent comes back, and nothing else comes. */
+bool e1000_phy_looped(const struct e1000 *e);
 void e1000_mdic_write(struct e1000 *e, u32 value);
 void e1000_eecd_write(struct e1000 *e, u32 value);
 u32 e1000_eecd_read(const struct e1000 *e);

@@ -19,7 +19,12 @@ enum { /* MII registers */
        PHY_SPEC_STATUS = 17,
        PHY_EXT_SPEC_CTRL = 20,
 };
-enum { PHY_CTRL_RESTART = 0x0200, PHY_CTRL_RESET = 0x8000, PHY_CTRL_DEFAULT = 0x1140 };
+enum {
+	PHY_CTRL_RESTART = 0x0200,
+	PHY_CTRL_LOOP = 0x4000,
+	PHY_CTRL_RESET = 0x8000,
+	PHY_CTRL_DEFAULT = 0x1140
+};
 enum { PHY_STATUS_LINK = 0x0004, PHY_STATUS_DONE = 0x0020, PHY_STATUS_FIXED = 0x7949 };
 enum { SPEC_STATUS_LINK = 0xac00 /* 1000 Mb/s, full duplex, resolved, up */ };
 
@@ -59,6 +64,11 @@ void e1000_phy_reset(struct e1000 *e)
 	e->phy[PHY_EXT_STATUS] = 0x3000;
 	e->phy[PHY_SPEC_CTRL] = 0x0360;
 	e->phy[PHY_EXT_SPEC_CTRL] = 0x0d60;
+}
+
+bool e1000_phy_looped(const struct e1000 *e)
+{
+	return e->phy[PHY_CTRL] & PHY_CTRL_LOOP;
 }
 
 static u16 phy_read(const struct e1000 *e, u32 reg)

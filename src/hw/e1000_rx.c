@@ -215,7 +215,7 @@ static u32 strip_tag(struct e1000 *e, const u8 **frame, u32 len)
 	return len - NIC_VLAN_LEN;
 }
 
-bool e1000_rx_frame(struct e1000 *e, const struct net_frame *in)
+static bool take_frame(struct e1000 *e, const struct net_frame *in)
 {
 	u32 rctl = *e1000_reg(e, E_RCTL), len, tagged_len;
 	const u8 *frame = nic_rx_linear(in, e->scratch, &len);
@@ -223,7 +223,7 @@ bool e1000_rx_frame(struct e1000 *e, const struct net_frame *in)
 	u16 tag = 0;
 	bool tagged;
 
-	if (!frame || !(rctl & RCTL_EN) || !pci_bus_master(&e->pci) || e->link_down)
+	if (!frame || !(rctl & RCTL_EN) || !pci_bus_master(&e->pci))
 		return true;
 	tagged = is_tagged(e, frame, len);
 	tagged_len = tagged ? NIC_VLAN_LEN : 0;
@@ -246,8 +246,18 @@ bool e1000_rx_frame(struct e1000 *e, const struct net_frame *in)
 	len = append_crc(e, &frame, len);
 	if (!put_frame(e, frame, len, status, errors, tag))
 		return false;
-	count_frame(e, frame, in->len);
+	count_frame(e, frame, max(in->len, (u32)NIC_MIN_FRAME));
 	return true;
+}
+
+bool e1000_rx_frame(struct e1000 *e, const struct net_frame *frame)
+{
+	return e->link_down || e1000_phy_looped(e) || take_frame(e, frame);
+}
+
+void e1000_rx_looped(struct e1000 *e, const struct net_frame *frame)
+{
+	take_frame(e, frame);
 }
 
 void e1000_rx_resume(struct e1000 *e)

@@ -78,17 +78,24 @@ static void plan(const struct e1000 *e, struct nic_offload *o)
 	o->mss = c->mss;
 }
 
-static void count_frame(struct e1000 *e)
+/* What goes over the wire: of a segmented frame, each segment. */
+static void count_frame(struct e1000 *e, const struct nic_offload *o)
 {
 	const u8 *mac = e->tx.buf;
 	bool group = mac[0] & 1, all = group && load_le32(mac) == 0xffffffff;
+	bool cut = o->segment && o->mss && o->header_len < e->tx.len;
+	u32 payload = cut ? e->tx.len - o->header_len : 0;
+	u32 frames = cut ? (payload + o->mss - 1) / o->mss : 1;
+	u32 header = (cut ? o->header_len : e->tx.len) + NIC_CRC_LEN + (o->vlan ? NIC_VLAN_LEN : 0);
 
-	e1000_count(e, E_TPT);
-	e1000_count(e, E_GPTC);
-	if (group)
-		e1000_count(e, all ? E_BPTC : E_MPTC);
-	e1000_count_bytes(e, E_TOT, e->tx.len + NIC_CRC_LEN);
-	e1000_count_bytes(e, E_GOTC, e->tx.len + NIC_CRC_LEN);
+	for (u32 i = 0; i < frames; i++) {
+		e1000_count(e, E_TPT);
+		e1000_count(e, E_GPTC);
+		if (group)
+			e1000_count(e, all ? E_BPTC : E_MPTC);
+	}
+	e1000_count_bytes(e, E_TOT, payload + frames * header);
+	e1000_count_bytes(e, E_GOTC, payload + frames * header);
 }
 
 static void pad(struct e1000 *e)
@@ -111,17 +118,17 @@ static void send_frame(struct e1000 *e, const struct nic_offload *o)
 	e->frame_started = false;
 	pad(e);
 	if (!e->tx.too_long && e->tx.len >= NET_MIN_FRAME)
-		count_frame(e);
+		count_frame(e, o);
 	if (o->segment)
 		e1000_count(e, E_TSCTC);
-	if (!(*e1000_reg(e, E_RCTL) & RCTL_LOOP)) {
+	if (!(*e1000_reg(e, E_RCTL) & RCTL_LOOP) && !e1000_phy_looped(e)) {
 		nic_tx_send(&e->tx, o);
 		return;
 	}
 	/* Into memory only: nothing that is received can send. */
 	frame.len = (u32)(iov.iov_len = e->tx.len);
 	if (!e->tx.too_long && frame.len >= NET_MIN_FRAME)
-		e1000_rx_frame(e, &frame);
+		e1000_rx_looped(e, &frame);
 	nic_tx_clear(&e->tx);
 }
 

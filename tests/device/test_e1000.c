@@ -979,6 +979,89 @@ static void bug_endless_frame(void **state)
 	teardown();
 }
 
+/* The PHY's loop-back, as drivers test themselves: what is sent comes back, past the wire. */
+static void phy_loopback(void **state)
+{
+	u8 frame[100], *buf;
+
+	setup();
+	enable(1 << 26); /* no FCS */
+	buf = harness_ram(h, TX_BUF, 100);
+	nic_make_frame(buf, nic_mac, 0x88b5, 100, 3);
+	nic_make_frame(frame, nic_mac, 0x88b5, 100, 4);
+	mdic(1, 0, 0x4140);
+	put_tx(0, TX_BUF, 100 | EOP << 24, 0);
+	wr(TDT, 1);
+	assert_int_equal(lnk.received, 0);
+	assert_int_equal(rd(RDH), 1);
+	assert_memory_equal(harness_ram(h, RX_BUF, 100), buf, 100);
+	assert_true(nic_link_send(&lnk, h, frame, 100));
+	assert_int_equal(rd(RDH), 1);
+	/* Without a cable, too. */
+	net_plug(lnk.near, false);
+	harness_settle(h);
+	put_tx(1, TX_BUF, 100 | EOP << 24, 0);
+	wr(TDT, 2);
+	assert_int_equal(rd(RDH), 2);
+	net_plug(lnk.near, true);
+	harness_settle(h);
+	mdic(1, 0, 0x1140);
+	put_tx(2, TX_BUF, 100 | EOP << 24, 0);
+	wr(TDT, 3);
+	assert_int_equal(lnk.received, 1);
+	assert_true(nic_link_send(&lnk, h, frame, 100));
+	assert_int_equal(rd(RDH), 3);
+	teardown();
+}
+
+/* As the driver's self-test sees them. */
+static void register_widths(void **state)
+{
+	static const struct {
+		u32 reg, bits;
+	} width[] = {
+		{0x28, ~0u},	  {0x2c, 0xffff},	 {0x30, 0xffff},	  {0x38, 0xffff},
+		{0x2820, 0xffff}, {RDLEN, 0xfff80},	 {RDH, 0xffff},		  {0x170, 0xffff},
+		{TDLEN, 0xfff80}, {RDBAL, ~15u},	 {TDBAL, ~15u},		  {0x3820, 0xffff},
+		{RAL, ~0u},	  {RAL + 4, 0x8003ffff}, {RAL + 124, 0x8003ffff}, {MTA, ~0u},
+		{MTA + 508, ~0u}, {VFTA, ~0u},
+	};
+
+	setup();
+	for (size_t i = 0; i < ARRAY_SIZE(width); i++) {
+		wr(width[i].reg, 0xa5a5a5a5);
+		assert_int_equal(rd(width[i].reg), 0xa5a5a5a5 & width[i].bits);
+		wr(width[i].reg, 0xffffffff);
+		assert_int_equal(rd(width[i].reg), width[i].bits);
+	}
+	teardown();
+}
+
+/* What was on the wire: every segment with its headers, short frames with what fills them up. */
+static void statistics(void **state)
+{
+	enum { SIZE = 5000, MSS = 1000, HEADER = 54 };
+	u8 frame[60] = {0}, *buf;
+
+	setup();
+	enable(0);
+	buf = harness_ram(h, TX_BUF, 65536);
+	nic_make_packet(buf, nic_far_mac, false, 6, SIZE, false);
+	put_context(0, false, true, HEADER, MSS, SIZE, true);
+	put_data(1, TX_BUF, HEADER + SIZE, EOP | RS | TSE, 3, 0);
+	wr(TDT, 2);
+	assert_int_equal(lnk.received, SIZE / MSS);
+	assert_int_equal(rd(0x4080), SIZE / MSS);
+	assert_int_equal(rd(0x40d4), SIZE / MSS);
+	assert_int_equal(rd(0x40f8), 1);
+	assert_int_equal(rd(0x4090), SIZE + SIZE / MSS * (HEADER + 4));
+	memcpy(frame, nic_mac, 6);
+	assert_true(nic_link_send(&lnk, h, frame, 42));
+	assert_int_equal(rd(0x4074), 1);
+	assert_int_equal(rd(0x4088), 64);
+	teardown();
+}
+
 /* Rings and buffers on the card's own registers, looped back. */
 static void bug_dma_into_own_registers(void **state)
 {
@@ -1124,6 +1207,9 @@ int main(void)
 		cmocka_unit_test(coalescing),
 		cmocka_unit_test(stream),
 		cmocka_unit_test(flood),
+		cmocka_unit_test(phy_loopback),
+		cmocka_unit_test(register_widths),
+		cmocka_unit_test(statistics),
 		cmocka_unit_test(bug_tail_outside),
 		cmocka_unit_test(bug_segmentation_sizes),
 		cmocka_unit_test(bug_frame_past_the_buffer),
