@@ -125,13 +125,17 @@ int block_measure(const char *format, const struct block_create *c, u64 data, u6
 		  u64 *full, struct err *err)
 {
 	const struct block_class *class = block_class_lookup(format);
+	int rc = 0;
 
 	if (!strcmp(format, "raw")) {
 		*required = data;
 		*full = c->size;
-		return 0;
-	}
-	if (!class || !class->measure)
+	} else if (!class || !class->measure) {
 		return err_set(err, ENOTSUP, "images of format %s cannot be measured", format);
-	return class->measure(c, data, required, full, err);
+	} else {
+		rc = class->measure(c, data, required, full, err);
+	}
+	if (!rc && c->preallocation >= BLOCK_PREALLOC_FALLOC)
+		*required = *full;
+	return rc;
 }

@@ -13,22 +13,25 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
 #include "base/iov.h"
 #include "cli/img_int.h"
+#include "os/clock.h"
 #include "os/thread.h"
 
 #define MAX_WORKERS 16
 #define PIECE	    (512 * KiB)
+#define SECTOR	    ((u64)512)
 
 struct convert {
 	struct img_source source;
 	char *target, *target_format, *options, *backing, *backing_fmt, *snapshot;
 	int target_cache;
-	bool compress, existing, progress, quiet;
-	u64 workers, sparse;
+	bool compress, existing, progress, quiet, salvage, target_is_zero, any_order;
+	u64 workers, sparse, rate;
 };
 
 #define FIELD(f) .offset = offsetof(struct convert, f)
@@ -76,6 +79,10 @@ static const struct opt convert_options[] = {
 	 FIELD(existing),
 	 .help = "write into an image that is there"},
 	{.name = "n", .type = OPT_BOOL, FIELD(existing)},
+	{.name = "target-is-zero",
+	 .type = OPT_BOOL,
+	 FIELD(target_is_zero),
+	 .help = "with --existing: it reads as zeros everywhere, so zeros are not written"},
 	{.name = "target-cache",
 	 .type = OPT_ENUM,
 	 FIELD(target_cache),
@@ -92,9 +99,12 @@ static const struct opt convert_options[] = {
 	 .type = OPT_U64,
 	 FIELD(workers),
 	 .arg = "N",
+	 .min = 1,
 	 .max = MAX_WORKERS,
 	 .help = "threads; as many as there are processors when left out"},
-	{.name = "m", .type = OPT_U64, FIELD(workers), .arg = "N", .max = MAX_WORKERS},
+	{.name = "m", .type = OPT_U64, FIELD(workers), .arg = "N", .min = 1, .max = MAX_WORKERS},
+	/* qemu-img's leave to write in any order: workers do. */
+	{.name = "W", .type = OPT_BOOL, FIELD(any_order)},
 	{.name = "sparse",
 	 .type = OPT_SIZE,
 	 FIELD(sparse),
@@ -102,6 +112,16 @@ static const struct opt convert_options[] = {
 	 .arg = "SIZE",
 	 .help = "runs of zeros of this size become holes; 0: none do"},
 	{.name = "S", .type = OPT_SIZE, FIELD(sparse), .arg = "SIZE"},
+	{.name = "salvage",
+	 .type = OPT_BOOL,
+	 FIELD(salvage),
+	 .help = "what cannot be read becomes zeros, and is named"},
+	{.name = "rate",
+	 .type = OPT_SIZE,
+	 FIELD(rate),
+	 .arg = "SIZE",
+	 .help = "bytes of the disk a second, at most"},
+	{.name = "r", .type = OPT_SIZE, FIELD(rate), .arg = "SIZE"},
 	{.name = "progress",
 	 .type = OPT_BOOL,
 	 FIELD(progress),
@@ -125,7 +145,7 @@ struct job {
 	u64 size, unit; /* unit: of compression and of looking for zeros */
 	bool zeroed;	/* the target reads as zeros where nothing was written */
 	pthread_mutex_t lock;
-	u64 next, done;
+	u64 next, done, begin_ns;
 	int result;
 	struct img_progress progress;
 };
@@ -180,12 +200,47 @@ static bool whole_units(const struct job *j, u64 at, u64 len)
 	       (is_aligned(at, j->unit) && (is_aligned(at + len, j->unit) || at + len == j->size));
 }
 
+/* Sector by sector; zeros for those that cannot be read. */
+static void read_what_can_be(struct job *j, u8 *buf, u64 len, u64 at)
+{
+	u64 bad = 0;
+
+	for (u64 k = 0; k < len && !img_interrupted(); k += SECTOR) {
+		u64 n = min(SECTOR, len - k);
+		bool lost = block_read(j->from, buf + k, n, at + k);
+
+		if (lost) {
+			memset(buf + k, 0, n);
+			bad += n;
+		}
+		if (bad && (!lost || k + n >= len)) {
+			if (!j->args->quiet)
+				fprintf(stderr, "lost: %llu bytes at %llu\n",
+					(unsigned long long)bad,
+					(unsigned long long)(at + k + (lost ? n : 0) - bad));
+			bad = 0;
+		}
+	}
+}
+
+static int read_source(struct job *j, u8 *buf, u64 len, u64 at)
+{
+	int rc = block_read(j->from, buf, len, at);
+
+	if (!rc || !j->args->salvage)
+		return rc;
+	read_what_can_be(j, buf, len, at);
+	return 0;
+}
+
 static int copy_extent(struct job *j, u8 *buf, u64 at, u64 *len)
 {
 	struct block_extent e;
 	int rc = block_status(j->from, at, *len, &e);
 
-	if (rc)
+	if (rc && j->args->salvage)
+		e = (struct block_extent){.len = *len, .flags = BLOCK_DATA | BLOCK_ALLOCATED};
+	else if (rc)
 		return rc;
 	if (j->args->backing && !(e.flags & BLOCK_ALLOCATED) && whole_units(j, at, e.len)) {
 		*len = e.len;
@@ -197,7 +252,7 @@ static int copy_extent(struct job *j, u8 *buf, u64 at, u64 *len)
 	}
 	if (whole_units(j, at, e.len))
 		*len = e.len;
-	rc = block_read(j->from, buf, *len, at);
+	rc = read_source(j, buf, *len, at);
 	return rc ? rc : write_sparse(j, buf, at, *len);
 }
 
@@ -217,6 +272,23 @@ static int copy_piece(struct job *j, u8 *buf, u64 at, u64 len)
 	return rc;
 }
 
+/* With --rate: not before as much time has gone by as what was begun may take. Locked. */
+static void keep_rate(struct job *j)
+{
+	u64 due;
+
+	if (!j->args->rate)
+		return;
+	due = j->begin_ns + (u64)((double)j->next / (double)j->args->rate * 1e9);
+	pthread_mutex_unlock(&j->lock);
+	for (u64 now = clock_now_ns(); now < due && !img_interrupted(); now = clock_now_ns()) {
+		struct timespec ts = {.tv_nsec = (long)min(due - now, 100 * NSEC_PER_MSEC)};
+
+		nanosleep(&ts, NULL);
+	}
+	pthread_mutex_lock(&j->lock);
+}
+
 static void *worker(void *arg)
 {
 	struct job *j = arg;
@@ -226,9 +298,14 @@ static void *worker(void *arg)
 	int rc = posix_memalign((void **)&buf, 4096, piece) ? -ENOMEM : 0;
 
 	pthread_mutex_lock(&j->lock);
-	while (!rc && !j->result && j->next < j->size) {
-		u64 at = j->next, len = min(j->size - at, piece);
+	for (;;) {
+		u64 at, len;
 
+		keep_rate(j);
+		if (rc || j->result || j->next >= j->size)
+			break;
+		at = j->next;
+		len = min(j->size - at, piece);
 		j->next += len;
 		pthread_mutex_unlock(&j->lock);
 		rc = copy_piece(j, buf, at, len);
@@ -314,7 +391,8 @@ static int copy_into(const struct convert *a, struct block *from, const char *pa
 	block_get_info(j.to, &info);
 	j.unit = a->compress ? info.discard_align : a->sparse;
 	/* What a new image of this format holds is not zeros but noise. */
-	j.zeroed = fresh && !a->backing && strcmp(info.format, "luks");
+	j.zeroed = a->target_is_zero || (fresh && !a->backing && strcmp(info.format, "luks"));
+	j.begin_ns = clock_now_ns();
 	pthread_mutex_init(&j.lock, NULL);
 	if (j.size > info.size)
 		rc = err_set(err, ENOSPC, "%s: is smaller than the source", path);
@@ -322,7 +400,7 @@ static int copy_into(const struct convert *a, struct block *from, const char *pa
 		rc = err_set(err, ENOTSUP, "--compress needs --target-format qcow2");
 	else
 		rc = copy_all(&j);
-	if (!rc && !fresh && info.size > j.size)
+	if (!rc && !fresh && !j.zeroed && info.size > j.size)
 		rc = block_write_zeroes(j.to, info.size - j.size, j.size, BLOCK_MAY_UNMAP);
 	if (!rc && a->target_cache != BLOCK_CACHE_UNSAFE)
 		rc = block_flush(j.to);
@@ -360,7 +438,7 @@ static int convert(const struct convert *a, struct err *err)
 	if (rc)
 		return rc;
 	if (a->snapshot)
-		rc = block_snapshot_view(from, a->snapshot, err);
+		rc = block_snapshot_view(from, img_snapshot_name(a->snapshot), err);
 	device = !stat(a->target, &st) && S_ISBLK(st.st_mode);
 	if (rc)
 		goto out;
@@ -376,6 +454,17 @@ out:
 	return rc;
 }
 
+static int judge_arguments(const struct convert *a, struct err *err)
+{
+	if (a->backing && !a->backing_fmt)
+		return err_set(err, EINVAL, "--backing needs --backing-fmt");
+	if (a->target_is_zero && !a->existing)
+		return err_set(err, EINVAL, "--target-is-zero is for --existing");
+	if (a->sparse % SECTOR)
+		return err_set(err, EINVAL, "--sparse must be a multiple of 512, or 0");
+	return 0;
+}
+
 static int convert_main(int argc, char **argv)
 {
 	struct convert a = {0};
@@ -385,8 +474,7 @@ static int convert_main(int argc, char **argv)
 	if (!rc && !a.target) {
 		err_set(&err, EINVAL, "source and target are needed");
 		img_fail("convert", &err, 0);
-	} else if (!rc && a.backing && !a.backing_fmt) {
-		err_set(&err, EINVAL, "--backing needs --backing-fmt");
+	} else if (!rc && judge_arguments(&a, &err)) {
 		img_fail("convert", &err, 0);
 	} else if (!rc) {
 		img_catch_signals();

@@ -63,6 +63,13 @@ static int create_arg(void *target, const char *value, struct err *err)
 	return img_take(value, (char **const[]){&c->file, &c->size}, 2, err);
 }
 
+static int size_of(const char *text, u64 *size, struct err *err)
+{
+	int rc = parse_size(text, size);
+
+	return rc ? err_set(err, -rc, "%s: not a size (try 512M or 4G)", text) : 0;
+}
+
 static int parse_create(const struct create *c, struct block_create *out, struct err *err)
 {
 	int rc = block_create_parse(out, c->format, c->options, err);
@@ -75,11 +82,8 @@ static int parse_create(const struct create *c, struct block_create *out, struct
 		free(out->backing_fmt);
 		out->backing_fmt = strdup(c->backing_fmt);
 	}
-	if (!rc && c->size) {
-		rc = parse_size(c->size, &out->size);
-		if (rc)
-			err_set(err, -rc, "%s: not a size (try 512M or 4G)", c->size);
-	}
+	if (!rc && c->size)
+		rc = size_of(c->size, &out->size, err);
 	/* As a disk: whole sectors. */
 	if (!rc && out->size > INT64_MAX - 512)
 		rc = err_set(err, EFBIG, "size is too large");
@@ -256,8 +260,7 @@ const struct command img_resize = {
 
 struct measure {
 	struct img_source source;
-	char *target, *options;
-	u64 size;
+	char *target, *options, *snapshot, *size;
 	struct img_output output;
 };
 
@@ -282,8 +285,17 @@ static const struct opt measure_options[] = {
 	 .type = OPT_STRING,
 	 .offset = offsetof(struct measure, options),
 	 .arg = "KEY=VALUE,..."},
+	{.name = "snapshot",
+	 .type = OPT_STRING,
+	 .offset = offsetof(struct measure, snapshot),
+	 .arg = "NAME",
+	 .help = "of this internal snapshot of FILE"},
+	{.name = "l",
+	 .type = OPT_STRING,
+	 .offset = offsetof(struct measure, snapshot),
+	 .arg = "NAME"},
 	{.name = "size",
-	 .type = OPT_SIZE,
+	 .type = OPT_STRING,
 	 .offset = offsetof(struct measure, size),
 	 .arg = "SIZE",
 	 .help = "of an empty disk, in place of FILE"},
@@ -327,10 +339,15 @@ static int measure(const struct measure *m, struct err *err)
 	u64 data = 0, required, full;
 	int rc = block_create_parse(&c, m->target, m->options, err);
 
-	c.size = m->size;
+	if (!rc && m->size)
+		rc = size_of(m->size, &c.size, err);
 	if (!rc && m->source.file) {
-		rc = img_open(&b, &m->source, 0, err);
-		if (!rc) {
+		rc = img_open(&b, &m->source, m->snapshot ? IMG_SNAPSHOT : 0, err);
+		if (!rc && m->snapshot)
+			rc = block_snapshot_view(b, img_snapshot_name(m->snapshot), err);
+		if (rc) {
+			block_close(b);
+		} else {
 			c.size = block_size(b);
 			rc = data_of(b, c.cluster_size ? c.cluster_size : 64 * KiB, &data);
 			if (rc)
@@ -355,8 +372,9 @@ static int measure_main(int argc, char **argv)
 	struct err err = {""};
 	int rc = img_parse(&img_measure, &m, argc, argv, measure_arg), status = EXIT_USAGE;
 
-	if (!rc && !m.source.file && !m.size) {
-		err_set(&err, EINVAL, "an image or --size is missing");
+	if (!rc && !m.source.file == !m.size) {
+		err_set(&err, EINVAL, "an image or --size is %s",
+			m.size ? "enough, not both" : "missing");
 		img_fail("measure", &err, 0);
 	} else if (!rc) {
 		status = measure(&m, &err) ? img_fail("measure", &err, IMG_FAILED) : 0;

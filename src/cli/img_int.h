@@ -52,6 +52,11 @@ struct img_source {
 		 .arg = "MODE",                                                                    \
 		 .choices = block_cache_names,                                                     \
 		 .help = "writeback, none, writethrough or unsafe"},                               \
+		{.name = "T",                                                                      \
+		 .type = OPT_ENUM,                                                                 \
+		 .offset = offsetof(T, m.cache),                                                   \
+		 .arg = "MODE",                                                                    \
+		 .choices = block_cache_names},                                                    \
 		{.name = "no-backing",                                                             \
 		 .type = OPT_BOOL,                                                                 \
 		 .offset = offsetof(T, m.no_backing),                                              \
@@ -116,6 +121,9 @@ struct img_target {
 int img_target_begin(struct img_target *t, const char *name, const char *source, struct err *err);
 /* rc 0: it takes the name over. Else it is removed, and what err says of it is said of the name. */
 int img_target_end(struct img_target *t, int rc, struct err *err);
+
+/* What -l says: NAME, snapshot.name=NAME or snapshot.id=ID. */
+const char *img_snapshot_name(const char *text);
 
 /* The table of an image's snapshots. */
 void img_print_snapshots(struct block *b, int count);

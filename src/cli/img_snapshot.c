@@ -52,6 +52,16 @@ static int snapshot_arg(void *target, const char *value, struct err *err)
 	return img_take(value, (char **const[]){&s->source.file}, 1, err);
 }
 
+const char *img_snapshot_name(const char *text)
+{
+	static const char *const keys[] = {"snapshot.name=", "snapshot.id="};
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (!strncmp(text, keys[i], strlen(keys[i])))
+			return text + strlen(keys[i]);
+	return text;
+}
+
 static int list(struct block *b, const char *file, struct err *err)
 {
 	int count = block_snapshot_count(b);

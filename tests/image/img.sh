@@ -127,6 +127,31 @@ wait
 [ "$(stat -c %i used.qcow2)" = "$inode" ] || fail "an image in use was replaced"
 rm -f pipe dangling link real hold null
 
+# More of convert: what cannot be read, a limit, a target of zeros, the sources' cache.
+ok "image" "$bothy" img convert -f raw -O qcow2 disk torn.qcow2
+python3 - <<-'PY'
+	import struct
+	f = open("torn.qcow2", "r+b")
+	f.seek(40); f.seek(struct.unpack(">Q", f.read(8))[0])
+	l2 = struct.unpack(">Q", f.read(8))[0] & 0xfffffffffffe00
+	f.seek(l2 + 8 * 3); e = struct.unpack(">Q", f.read(8))[0]
+	f.seek(l2 + 8 * 3); f.write(struct.pack(">Q", e | 0x200))  # no place for a cluster
+PY
+no 1 "torn" "$bothy" img convert -O raw torn.qcow2 torn.raw
+[ -e torn.raw ] && fail "a torn image was converted"
+ok "salvage" "$bothy" img convert --salvage -O raw torn.qcow2 torn.raw
+has "lost: 65536 bytes at 196608"
+cp disk want.raw
+dd if=/dev/zero of=want.raw bs=64k seek=3 count=1 conv=notrunc 2>/dev/null
+same torn.raw want.raw "salvage is not all but what was lost"
+ok "with a limit" "$bothy" img convert -r 1G -T none -W -f raw -O qcow2 disk limited.qcow2
+ok "limited" qemu-img compare -q -f raw -F qcow2 disk limited.qcow2
+ok "target" qemu-img create -q -f raw zeros.raw 20M
+ok "zeros" "$bothy" img convert -n --target-is-zero -f qcow2 -O raw limited.qcow2 zeros.raw
+ok "as told" qemu-img compare -q -f raw -F raw disk zeros.raw
+no 2 "zeros of a new one" "$bothy" img convert --target-is-zero -O raw limited.qcow2 zeros.raw
+no 2 "sparse" "$bothy" img convert -S 1000 -O raw limited.qcow2 zeros.raw
+
 # qed
 ok "create qed" "$bothy" img create -q -f qed new.qed 1G
 ok "check qed" qemu-img check -q -f qed new.qed
@@ -280,6 +305,9 @@ has two
 no 1 "twice" "$bothy" img snapshot -c two s.qcow2
 ok "view" "$bothy" img convert -f qcow2 -O raw -l one s.qcow2 view
 ok "view is" cmp view disk
+ok "measure a view" "$bothy" img measure -l one -O qcow2 s.qcow2
+ok "view by name" "$bothy" img convert -O raw -l snapshot.name=one s.qcow2 view
+ok "view is" cmp view disk
 ok "apply two" "$bothy" img snapshot -a two s.qcow2
 ok "is two" qemu-img compare -q -f qcow2 -F raw s.qcow2 after1
 ok "check two" qemu-img check -q s.qcow2
@@ -389,6 +417,18 @@ ok "info opens no data file" "$bothy" img info e.qcow2
 ok "measure" "$bothy" img measure -O qcow2 --size 1G
 theirs=$(qemu-img measure -O qcow2 --size 1G | head -1)
 has "$theirs"
+ok "measure full" "$bothy" img measure -O qcow2 -o preallocation=full --size 1G
+has "$(qemu-img measure -O qcow2 -o preallocation=full --size 1G | head -1)"
+ok "measure nothing" "$bothy" img measure -O qcow2 --size 0
+no 2 "measure two things" "$bothy" img measure --size 1G a.qcow2
+for o in cluster_size=512 cluster_size=2M extended_l2=on refcount_bits=64; do
+	ok "measure $o" "$bothy" img measure -f raw -O qcow2 -o $o --output json disk
+	ok "convert $o" "$bothy" img convert -f raw -O qcow2 -o $o disk measured.qcow2
+	"$bothy" img measure -f raw -O qcow2 -o $o --json disk >json
+	python3 -c 'import json, os, sys
+sys.exit(os.stat("measured.qcow2").st_size > json.load(open("json"))["required"])' ||
+		fail "$o: larger than measured"
+done
 ok "bench read" "$bothy" img bench -c 2000 a.qcow2
 ok "bench write" "$bothy" img bench -c 2000 -w --random --flush-interval 100 a.qcow2
 ok "check after bench" qemu-img check -q a.qcow2
