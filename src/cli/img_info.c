@@ -1,22 +1,30 @@
 /* bothy img info, check, map: looking at an image. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "cli/img_int.h"
 #include "os/clock.h"
 
+#define MAX_CHAIN 64
+
 /* ---- info ---- */
 
 struct info {
 	struct img_source source;
 	struct img_output output;
+	bool chain;
 };
 
 static const struct opt info_options[] = {
 	IMG_SOURCE_OPTIONS(struct info, source),
 	IMG_OUTPUT_OPTIONS(struct info, output),
+	{.name = "backing-chain",
+	 .type = OPT_BOOL,
+	 .offset = offsetof(struct info, chain),
+	 .help = "of the backing files, too, each by itself"},
 	OPT_END,
 };
 
@@ -220,22 +228,69 @@ static void print_human(struct block *b, const char *file, const struct block_im
 	}
 }
 
-static int show(const struct info *a, struct err *err)
+/* The source that the image names, in *next, whose strings are the caller's then; no file: none. */
+static int backing_of(const struct img_source *source, const struct block_image_info *info,
+		      struct img_source *next)
+{
+	const char *format = info->backing_format ? info->backing_format : source->backing_format;
+
+	if (!info->backing_file)
+		return 0;
+	*next = *source;
+	next->file = img_path_beside(source->file, info->backing_file);
+	next->format = format ? strdup(format) : NULL;
+	return next->file && !next->format == !format ? 0 : -ENOMEM;
+}
+
+/* One image, and what it stands on: see backing_of(). */
+static int show_one(const struct info *a, const struct img_source *source, struct img_source *next,
+		    struct err *err)
 {
 	struct block_image_info info;
 	struct block *b;
-	int rc = img_open(&b, &a->source, IMG_METADATA | IMG_NO_REPAIR, err);
+	int rc = img_open(&b, source, IMG_METADATA | IMG_NO_REPAIR, err);
 
+	*next = (struct img_source){0};
 	if (rc)
 		return rc;
 	rc = block_image_info(b, &info);
+	if (!rc && img_wants_json(&a->output))
+		print_json(b, source->file, &info);
+	else if (!rc)
+		print_human(b, source->file, &info);
+	if (!rc)
+		rc = backing_of(source, &info, next);
 	if (rc)
-		err_set(err, -rc, "%s: %s", a->source.file, strerror(-rc));
-	else if (img_wants_json(&a->output))
-		print_json(b, a->source.file, &info);
-	else
-		print_human(b, a->source.file, &info);
+		err_set(err, -rc, "%s: %s", source->file, strerror(-rc));
 	block_close(b);
+	return rc;
+}
+
+static int show(const struct info *a, struct err *err)
+{
+	bool list = a->chain && img_wants_json(&a->output);
+	struct img_source at = a->source, next;
+	int rc;
+
+	printf("%s", list ? "[\n" : "");
+	for (int depth = 0;; depth++) {
+		rc = depth < MAX_CHAIN
+			     ? show_one(a, &at, &next, err)
+			     : err_set(err, ELOOP, "%s: the backing chain is too long, or a circle",
+				       a->source.file);
+		if (depth) {
+			free(at.file);
+			free(at.format);
+		}
+		if (rc || !a->chain || !next.file)
+			break;
+		printf("%s", list ? ",\n" : "\n");
+		at = next;
+		next = (struct img_source){0};
+	}
+	free(next.file);
+	free(next.format);
+	printf("%s", list && !rc ? "]\n" : "");
 	return rc;
 }
 

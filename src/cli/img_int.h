@@ -105,6 +105,9 @@ enum { IMG_WRITE = 1, IMG_METADATA = 2, IMG_NO_REPAIR = 4, IMG_SNAPSHOT = 8 };
 int img_open(struct block **out, const struct img_source *source, unsigned int flags,
 	     struct err *err);
 
+/* A name relative to the folder of the image that says it; the caller's. NULL: out of memory. */
+char *img_path_beside(const char *image, const char *name);
+
 /* Both are there, and are one. */
 bool img_same_file(const char *a, const char *b);
 

@@ -165,8 +165,7 @@ static int rebase_arg(void *target, const char *value, struct err *err)
 	return img_take(value, (char **const[]){&r->source.file}, 1, err);
 }
 
-/* A name relative to the folder of the image that says it. */
-static char *beside(const char *image, const char *name)
+char *img_path_beside(const char *image, const char *name)
 {
 	const char *slash = strrchr(image, '/');
 	char *path = NULL;
@@ -227,7 +226,7 @@ static int rebase_data(const struct rebase *r, struct block *b, struct err *err)
 	int rc = 0;
 
 	if (*r->backing) {
-		source.file = beside(r->source.file, r->backing);
+		source.file = img_path_beside(r->source.file, r->backing);
 		if (!source.file)
 			return err_set(err, ENOMEM, "out of memory");
 		rc = img_open(&fresh, &source, 0, err);
@@ -357,7 +356,7 @@ static int open_base(const struct commit *c, const struct block_image_info *info
 
 	if (!info->backing_file)
 		return err_set(err, EINVAL, "%s: has no backing file", c->source.file);
-	source.file = beside(c->source.file, info->backing_file);
+	source.file = img_path_beside(c->source.file, info->backing_file);
 	if (!source.file)
 		return err_set(err, ENOMEM, "out of memory");
 	if (!source.format)

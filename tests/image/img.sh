@@ -188,6 +188,16 @@ ok "convert overlay" "$bothy" img convert -f qcow2 -O raw over.qcow2 over2.raw
 ok "cmp" cmp over.raw over2.raw
 ok "info" "$bothy" img info --json over.qcow2
 has '"backing-filename": "base.qcow2"'
+ok "three" "$bothy" img create -q -f qcow2 -b over.qcow2 -F qcow2 three.qcow2
+ok "chain" "$bothy" img info --backing-chain --output=json three.qcow2
+mv out json
+ok "names of the chain" python3 -c 'import json
+assert [i["filename"] for i in json.load(open("json"))] == ["three.qcow2", "over.qcow2", "base.qcow2"]'
+ok "chain of text" "$bothy" img info --backing-chain three.qcow2
+[ "$(grep -c ^image: out)" = 3 ] || fail "--backing-chain: $(grep ^image: out)"
+ok "circle" "$bothy" img rebase -u -b three.qcow2 -F qcow2 three.qcow2
+no 1 "info of a circle" "$bothy" img info --backing-chain three.qcow2
+has "circle"
 mv base.qcow2 hidden
 ok "info without base" "$bothy" img info over.qcow2
 ok "check without base" "$bothy" img check over.qcow2
