@@ -22,6 +22,7 @@
 #include "base/checked.h"
 #include "base/endian.h"
 #include "base/iov.h"
+#include "base/log.h"
 #include "os/thread.h"
 #include "virtio/features.h"
 #include "virtio/virtio.h"
@@ -73,6 +74,7 @@ struct blk {
 	char serial[VIRTIO_BLK_ID_BYTES];
 	u64 size;	/* bytes; atomic */
 	bool writeback; /* atomic */
+	int told;	/* atomic: the last error that was logged */
 	unsigned int nqueues;
 	struct queue queue[MAX_QUEUES];
 	struct loop_work resized;
@@ -108,10 +110,21 @@ static void finish(struct request *r, u8 status)
 	virtq_push(&r->queue->vq->vq, chain, written);
 }
 
-static u8 status_of(int result)
+/* The guest learns only that it failed; why (no space left, a bad disk) is for who runs it, once.
+ */
+static void tell(struct blk *blk, int result)
+{
+	if (__atomic_exchange_n(&blk->told, result, __ATOMIC_RELAXED) != result)
+		log_guest("%s: the guest gets input/output errors: %s", blk->dev.id,
+			  strerror(-result));
+}
+
+static u8 status_of(struct request *r, int result)
 {
 	if (!result)
 		return VIRTIO_BLK_S_OK;
+	if (result != -EOPNOTSUPP)
+		tell(r->queue->blk, result);
 	return result == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
@@ -119,7 +132,7 @@ static void blk_done(struct block_req *req, int result)
 {
 	struct request *r = container_of(req, struct request, req);
 
-	finish(r, status_of(result));
+	finish(r, status_of(r, result));
 }
 
 /* ---- reading, writing, flushing ---- */
@@ -223,7 +236,7 @@ static void segment_done(struct block_req *req, int result)
 	struct request *r = container_of(req, struct request, req);
 
 	if (result || r->segment == r->segments)
-		finish(r, status_of(result));
+		finish(r, status_of(r, result));
 	else
 		next_segment(r);
 }

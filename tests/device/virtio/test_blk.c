@@ -2,13 +2,17 @@
 #define _GNU_SOURCE
 #include "device/virtio/driver.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "base/log.h"
 #include "block/block.h"
 #include "os/file.h"
 #include "virtio/blk.h"
@@ -205,6 +209,37 @@ static void bad_requests_fail_alone(void **state)
 	assert_int_equal(request(VIRTIO_BLK_T_IN, 5, 512, 1), 0);
 	assert_int_equal(load_le32(data), 5);
 	assert_false(driver_status(&d) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	close_device();
+}
+
+static unsigned int told;
+
+static void on_line(enum log_level level, const char *line)
+{
+	told += strstr(line, strerror(EFBIG)) != NULL;
+}
+
+/* A disk that cannot be written says why on the host, once. */
+static void host_errors_are_told(void **state)
+{
+	struct rlimit old, low;
+
+	open_device(&driver_modes[0], false, 1);
+	driver_start(&d, 0, 1);
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	low = old;
+	low.rlim_cur = DISK_SIZE / 2;
+	log_set_sink(on_line);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(request(VIRTIO_BLK_T_OUT, DISK_SIZE / 2 / 512, 512, 1),
+				 VIRTIO_BLK_S_IOERR);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	log_set_sink(NULL);
+	signal(SIGXFSZ, SIG_DFL);
+	assert_int_equal(told, 1);
+	assert_int_equal(request(VIRTIO_BLK_T_OUT, DISK_SIZE / 2 / 512, 512, 1), 0);
 	close_device();
 }
 
@@ -525,6 +560,7 @@ int main(void)
 		cmocka_unit_test(every_mode_reads_and_writes),
 		cmocka_unit_test(framing_is_free),
 		cmocka_unit_test(bad_requests_fail_alone),
+		cmocka_unit_test(host_errors_are_told),
 		cmocka_unit_test(read_only_disk_is_not_written),
 		cmocka_unit_test(ranges_are_zeroed),
 		cmocka_unit_test(serial_is_told),
