@@ -9,6 +9,8 @@
 #include "block/block_int.h"
 #include "os/clock.h"
 
+#define CENTURIES (1ULL << 62) /* ns; two of them fit into a u64 */
+
 struct limit {
 	u64 rate;  /* a second; 0: none */
 	u64 burst; /* how much may come at once */
@@ -28,7 +30,7 @@ static struct throttle *throttle_of(struct block *b)
 
 static bool throttle_wanted(const struct block *below, const struct block_options *o)
 {
-	return o->iops || o->bps;
+	return o->iops || o->bps || o->iops_burst || o->bps_burst;
 }
 
 static void limit_init(struct limit *l, u64 rate, u64 burst)
@@ -40,6 +42,9 @@ static int throttle_open(struct block *b, const struct block_options *o, struct 
 {
 	struct throttle *t = throttle_of(b);
 
+	if ((o->iops_burst && !o->iops) || (o->bps_burst && !o->bps))
+		return err_set(err, EINVAL, "%s: a burst needs its limit: %s", b->name,
+			       o->iops_burst && !o->iops ? "iops=N" : "bps=SIZE");
 	block_filter_init(b);
 	pthread_mutex_init(&t->lock, NULL);
 	limit_init(&t->requests, o->iops, o->iops_burst);
@@ -55,7 +60,9 @@ static int throttle_close(struct block *b)
 
 static u64 duration(const struct limit *l, u64 amount)
 {
-	return l->rate ? (u64)((double)amount * (double)NSEC_PER_SEC / (double)l->rate) : 0;
+	double ns = l->rate ? (double)amount * (double)NSEC_PER_SEC / (double)l->rate : 0;
+
+	return (u64)min(ns, (double)CENTURIES);
 }
 
 /* How long until the limit lets something through; 0: now. */

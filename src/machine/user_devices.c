@@ -44,10 +44,14 @@ int machine_check_devices(const struct machine_config *c, struct err *err)
 	for (size_t i = 0; i < c->device_count; i++) {
 		const struct machine_device *d = &c->devices[i];
 
-		if (strcmp(d->kind, "net") || !strcmp(d->spec, "none"))
-			continue;
-		if (net_check(d->spec, err)) {
-			err_prefix(err, "--net %s", d->spec);
+		int rc = 0;
+
+		if (!strcmp(d->kind, "net") && strcmp(d->spec, "none"))
+			rc = net_check(d->spec, err);
+		else if (!strcmp(d->kind, "disk"))
+			rc = disk_check(d->spec, err);
+		if (rc) {
+			err_prefix(err, "--%s %s", d->kind, d->spec);
 			return -EINVAL;
 		}
 	}

@@ -21,6 +21,9 @@ struct device *board_add_virtio(struct machine *machine, const struct virtio_cla
 				const char *stem, const void *config, bool transitional,
 				struct err *err);
 
+/* Could --disk SPEC be built? Images on this host are looked at without a lock, and not changed. */
+int disk_check(const char *spec, struct err *err);
+
 /* The builders. */
 #define USER_DEVICE(kind, builder)                                                                 \
 	int builder(struct machine *machine, const char *spec, struct err *err);

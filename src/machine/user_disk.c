@@ -1,5 +1,6 @@
 /* --disk: an image under a disk controller. */
 #include <errno.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/opt.h"
@@ -68,16 +69,45 @@ static int open_image(struct machine *m, const struct disk *d, struct block **ou
 	return rc;
 }
 
+static int parse(const char *spec, struct disk *d, struct err *err)
+{
+	int rc = opt_defaults(disk_table, d, err);
+
+	if (!rc)
+		rc = opt_parse_list(disk_table, d, spec, "file", err);
+	if (!rc && (!d->image.file || !*d->image.file))
+		rc = err_set(err, EINVAL, "no file is named");
+	return rc;
+}
+
+/* A server may end when its only client goes, so none is asked. */
+static bool on_this_host(const char *file)
+{
+	return !strstr(file, "://") && strncmp(file, "rbd:", 4);
+}
+
+int disk_check(const char *spec, struct err *err)
+{
+	struct disk d = {{0}};
+	struct block *block = NULL;
+	int rc = parse(spec, &d, err);
+
+	if (!rc && on_this_host(d.image.file)) {
+		d.image.readonly = true;
+		d.image.lock = d.image.repair = d.image.copy_on_read = false;
+		rc = block_open(&block, &d.image, err);
+		block_close(block);
+	}
+	opt_free(disk_table, &d);
+	return rc;
+}
+
 int build_disk(struct machine *m, const char *spec, struct err *err)
 {
 	struct disk d = {{0}};
 	struct block *block;
-	int rc = opt_defaults(disk_table, &d, err);
+	int rc = parse(spec, &d, err);
 
-	if (!rc)
-		rc = opt_parse_list(disk_table, &d, spec, "file", err);
-	if (!rc && !d.image.file)
-		rc = err_set(err, EINVAL, "no file is named");
 	if (!rc)
 		rc = open_image(m, &d, &block, err);
 	if (!rc) {

@@ -495,8 +495,9 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 
 	if (!is_power_of_2(size) || size < 4 || size > VIRTQ_MAX_SIZE || c->queues > MAX_QUEUES)
 		return err_set(err, EINVAL,
-			       "queues of %u entries: a power of two from 4 to %d, and %d queues",
-			       size, VIRTQ_MAX_SIZE, MAX_QUEUES);
+			       "%u queues of %u entries: at most %d, each with a power of two from "
+			       "4 to %d",
+			       c->queues, size, MAX_QUEUES, VIRTQ_MAX_SIZE);
 	blk->block = c->block;
 	blk->resized.fn = resized_work;
 	block_get_info(blk->block, &blk->info);

@@ -251,6 +251,12 @@ def errors():
     expect("version", run("--version"), 0)
     expect("-n with a wrong network", run("run", "-n", "--net", "user,hostfwd=tcp::70000-:22", file("add.bin", ADD)),
            2, b"", r"--net user,hostfwd=tcp::70000-:22: hostfwd=.*127\.0\.0\.1:2222")
+    disk = file("disk.raw", b"x" * 65536)
+    for spec, why in ((disk + ",nonsense=1", "unknown key 'nonsense'"), ("none.raw", "none.raw: No such file"),
+                      (disk + ",format=qed", "is not a QED image"), ("", "no file is named"),
+                      (disk + ",format=raw,iops-burst=5", "a burst needs its limit: iops=N")):
+        expect("-n with a wrong disk", run("run", "-n", "--disk", spec, file("add.bin", ADD)), 2, b"", "--disk.*" + why)
+    expect("-n with a disk", run("run", "-n", "--disk", disk + ",format=raw", file("add.bin", ADD)), 0)
     p = run("run", "-n", "--engine", "soft", "--load", "0x2000", file("add.bin", ADD))
     expect("dry run", p, 0)
     check("dry run says the kind", b"add.bin" in p.stdout and b"bare" in p.stdout, p.stdout)
