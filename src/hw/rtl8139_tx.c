@@ -12,14 +12,17 @@
 #include "hw/rtl8139_int.h"
 #include "os/clock.h"
 
-#define TX_BUDGET 256
-#define RING_MAX  1024 /* descriptors, where the guest marks no end */
-#define DESC_SIZE 16
-#define IPV4_TYPE 0x0800
-#define IPV6_TYPE 0x86dd
-#define PROTO_TCP 6
-#define PROTO_UDP 17
-#define IP_AT	  14
+#define TX_BUDGET      256
+#define RING_MAX       1024 /* descriptors, where the guest marks no end */
+#define DESC_SIZE      16
+#define IPV4_TYPE      0x0800
+#define IPV6_TYPE      0x86dd
+#define PROTO_TCP      6
+#define PROTO_UDP      17
+#define IP_AT	       14
+#define TAG_TYPE       0x8100
+#define OUTER_TAG_TYPE 0x88a8
+#define TAGS_MAX       2
 
 enum {
 	D_OWN = 1U << 31,
@@ -112,25 +115,40 @@ static void plan_l4(const struct nic_tx *tx, u32 opts, u8 protocol, struct nic_o
 	}
 }
 
+/* Behind the tags that the driver wrote itself. */
+static u16 find_ip(const struct nic_tx *tx)
+{
+	u16 at = IP_AT;
+
+	for (int i = 0; i < TAGS_MAX && tx->len >= at + NIC_VLAN_LEN + 20u; i++) {
+		u16 type = load_be16(tx->buf + at - 2);
+
+		if (type != TAG_TYPE && type != OUTER_TAG_TYPE)
+			break;
+		at += NIC_VLAN_LEN;
+	}
+	return at;
+}
+
 /* The chip finds the headers by itself. In a large send the bits of the checksums are the MSS. */
 static void plan(const struct nic_tx *tx, u32 opts, struct nic_offload *o)
 {
-	const u8 *ip = tx->buf + IP_AT;
-	u16 type;
+	u16 at = find_ip(tx), type;
+	const u8 *ip = tx->buf + at;
 
-	o->ip_start = IP_AT;
-	if (tx->too_long || tx->len < IP_AT + 20)
+	o->ip_start = at;
+	if (tx->too_long || tx->len < at + 20u)
 		return;
-	type = load_be16(tx->buf + IP_AT - 2);
+	type = load_be16(ip - 2);
 	if (type == IPV4_TYPE && ip[0] >> 4 == 4 && (ip[0] & 15) >= 5) {
-		o->l4_start = (u16)(IP_AT + (ip[0] & 15) * 4);
+		o->l4_start = (u16)(at + (ip[0] & 15) * 4);
 		o->ip_csum = opts & D_IP_CSUM;
-		o->ip_csum_at = IP_AT + 10;
+		o->ip_csum_at = at + 10;
 		o->ip_end = o->l4_start;
 		plan_l4(tx, opts, ip[9], o);
-	} else if (type == IPV6_TYPE && ip[0] >> 4 == 6 && tx->len >= IP_AT + 40) {
+	} else if (type == IPV6_TYPE && ip[0] >> 4 == 6 && tx->len >= at + 40u) {
 		o->v6 = true;
-		o->l4_start = IP_AT + 40;
+		o->l4_start = at + 40;
 		plan_l4(tx, opts, ip[6], o);
 	}
 	if (opts & D_LARGE_SEND)

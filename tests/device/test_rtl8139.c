@@ -623,6 +623,44 @@ static void plus_large_send(void **state)
 	}
 }
 
+/* Tags that the driver wrote itself: a VLAN in a VLAN, or where the card is told not to insert
+ * them. The headers lie behind them. */
+static void plus_written_tags(void **state)
+{
+	static const u8 tags[] = {0x88, 0xa8, 0, 5, 0x81, 0x00, 0, 6};
+
+	for (u32 i = 0; i < 8; i++) {
+		bool v6 = i & 1, large = i & 2;
+		u32 tag = i & 4 ? 8 : 4, header = 14 + (v6 ? 40 : 20) + 20,
+		    size = large ? 5000 : 500;
+		u32 opts = large ? LSO | 1000 << 16 : 1 << 18 | 1 << 16, len;
+		static u8 frame[65536];
+		u8 *buf;
+
+		setup();
+		enable_plus(0);
+		buf = harness_ram(h, TX_BUF, 8192);
+		len = nic_make_packet(frame, nic_far_mac, v6, 6, size, true);
+		memcpy(buf, frame, 12);
+		memcpy(buf + 12, tags + 8 - tag, tag);
+		memcpy(buf + 12 + tag, frame + 12, len - 12);
+		buf[tag + header - 4] ^= 0x5a; /* the sum */
+		put_desc(TX_RING, 0, OWN | FS | LS | opts | (len + tag), 0, TX_BUF);
+		wr(0xd9, 1, 0x40);
+		assert_int_equal(lnk.received, large ? 5 : 1);
+		for (u32 n = 0; n < lnk.received; n++) {
+			const struct nic_far_frame *f = nic_link_frame(&lnk, n);
+
+			assert_int_equal(f->len, tag + header + (large ? 1000 : size));
+			assert_memory_equal(f->data + 12, tags + 8 - tag, tag);
+			memcpy(frame, f->data, 12);
+			memcpy(frame + 12, f->data + 12 + tag, f->len - 12 - tag);
+			assert_true(nic_packet_good(frame, f->len - tag));
+		}
+		teardown();
+	}
+}
+
 static void plus_vlan(void **state)
 {
 	u8 *buf, *rx;
@@ -1176,6 +1214,7 @@ int main(void)
 		cmocka_unit_test(plus_transmit),
 		cmocka_unit_test(plus_transmit_checksums),
 		cmocka_unit_test(plus_large_send),
+		cmocka_unit_test(plus_written_tags),
 		cmocka_unit_test(plus_vlan),
 		cmocka_unit_test(plus_receive),
 		cmocka_unit_test(spaced_frames),
