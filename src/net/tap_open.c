@@ -29,11 +29,17 @@ static int set_vnet(int fd)
 	return ioctl(fd, TUNSETVNETHDRSZ, &size) ? -errno : 0;
 }
 
-static int explain(int error, const char *name, struct err *err)
+static int explain_device(int error, struct err *err)
 {
 	if (error == ENOENT)
 		return err_set(err, error,
 			       "no " DEV_TUN ": the kernel has no tap devices (modprobe tun)");
+	return err_set(err, error, DEV_TUN ": %s%s", strerror(error),
+		       error == EACCES ? " (it is for everybody to open: chmod 666)" : "");
+}
+
+static int explain(int error, const char *name, struct err *err)
+{
 	if (error == EPERM || error == EACCES)
 		return err_set(
 			err, error,
@@ -42,7 +48,22 @@ static int explain(int error, const char *name, struct err *err)
 			name, name);
 	if (error == EBUSY)
 		return err_set(err, error, "the tap device %s is in use", name);
+	if (error == EINVAL)
+		return err_set(err, error,
+			       "%s is no tap device, or was made for another number of queues",
+			       name);
 	return err_set(err, error, "tap device %s: %s", name, strerror(error));
+}
+
+/* One queue of a device that somebody made for several goes by the flag for several, too. */
+static int attach(int fd, struct ifreq *ifr)
+{
+	int rc = ioctl(fd, TUNSETIFF, ifr);
+
+	if (!rc || errno != EINVAL || (ifr->ifr_flags & IFF_MULTI_QUEUE))
+		return rc;
+	ifr->ifr_flags |= IFF_MULTI_QUEUE;
+	return ioctl(fd, TUNSETIFF, ifr);
 }
 
 static int open_queue(const char *ifname, bool multi, char *name, struct err *err)
@@ -52,10 +73,10 @@ static int open_queue(const char *ifname, bool multi, char *name, struct err *er
 	int fd = open(DEV_TUN, O_RDWR | O_NONBLOCK | O_CLOEXEC), rc;
 
 	if (fd < 0)
-		return explain(errno, ifname ? ifname : "tap", err);
+		return explain_device(errno, err);
 	if (ifname)
 		snprintf(ifr.ifr_name, IFNAMSIZ, "%s", ifname);
-	if (ioctl(fd, TUNSETIFF, &ifr) || set_vnet(fd)) {
+	if (attach(fd, &ifr) || set_vnet(fd)) {
 		rc = errno;
 		close(fd);
 		return explain(rc, ifname ? ifname : "tap", err);
@@ -148,8 +169,8 @@ static int run_helper(const struct tap_config *c, struct err *err)
 			       "qemu-system-common has it)",
 			       c->helper);
 	return err_set(err, EACCES,
-		       "the bridge helper refused %s: it wants a line 'allow %s' in "
-		       "/etc/qemu/bridge.conf",
+		       "the bridge helper refused %s (its reason is above; mostly it wants a line "
+		       "'allow %s' in /etc/qemu/bridge.conf)",
 		       c->bridge, c->bridge);
 }
 

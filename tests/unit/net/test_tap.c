@@ -8,6 +8,8 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
 #include <linux/if_packet.h>
 #include <linux/sockios.h>
 #include <net/if.h>
@@ -324,6 +326,35 @@ static void bridge_joins(void **state)
 	net_close(nb);
 }
 
+/* A device that stays, as "ip tuntap add" makes it. */
+static void make_device(const char *name, bool multi)
+{
+	struct ifreq ifr = {.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR |
+						 (multi ? IFF_MULTI_QUEUE : 0))};
+	int fd = open("/dev/net/tun", O_RDWR);
+
+	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
+	assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
+	assert_int_equal(ioctl(fd, TUNSETPERSIST, 1), 0);
+	close(fd);
+}
+
+static void tap_of_several_queues(void **state)
+{
+	struct guest g = {0};
+	struct err err = {{0}};
+	struct net *net;
+
+	make_device("bothy-m1", true);
+	make_device("bothy-s1", false);
+	net = open_link("tap,ifname=bothy-m1", &g, &err);
+	assert_non_null(net);
+	assert_int_equal(net_pairs(net), 1);
+	net_close(net);
+	assert_null(open_link("tap,ifname=bothy-s1,queues=2", &g, &err));
+	assert_non_null(strstr(err.text, "number of queues"));
+}
+
 static void explains_mistakes(void **state)
 {
 	static const struct {
@@ -333,6 +364,9 @@ static void explains_mistakes(void **state)
 		{"tap,fd=0", "not a tap device"},
 		{"tap,ifname=lo", "lo"},
 		{"tap,queues=99", "queues"},
+		{"tap,ifname=sixteen-letters-", "1 to 15 bytes"},
+		{"bridge,br=", "1 to 15 bytes"},
+		{"bridge,queues=2", "no bridge br0"},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -349,8 +383,11 @@ static void explains_mistakes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(tap_both_ways),     cmocka_unit_test(tap_waits_for_buffers),
-		cmocka_unit_test(tap_queues),	     cmocka_unit_test(bridge_joins),
+		cmocka_unit_test(tap_both_ways),
+		cmocka_unit_test(tap_waits_for_buffers),
+		cmocka_unit_test(tap_queues),
+		cmocka_unit_test(bridge_joins),
+		cmocka_unit_test(tap_of_several_queues),
 		cmocka_unit_test(explains_mistakes),
 	};
 
