@@ -83,10 +83,9 @@ static void count_frame(struct e1000 *e, const struct nic_offload *o)
 {
 	const u8 *mac = e->tx.buf;
 	bool group = mac[0] & 1, all = group && load_le32(mac) == 0xffffffff;
-	bool cut = o->segment && o->mss && o->header_len < e->tx.len;
-	u32 payload = cut ? e->tx.len - o->header_len : 0;
-	u32 frames = cut ? (payload + o->mss - 1) / o->mss : 1;
-	u32 header = (cut ? o->header_len : e->tx.len) + NIC_CRC_LEN + (o->vlan ? NIC_VLAN_LEN : 0);
+	u32 frames = nic_tx_frames(&e->tx, o), again = frames - 1; /* headers sent again */
+	u32 bytes = e->tx.len + again * o->header_len +
+		    frames * (NIC_CRC_LEN + (o->vlan ? NIC_VLAN_LEN : 0));
 
 	for (u32 i = 0; i < frames; i++) {
 		e1000_count(e, E_TPT);
@@ -94,8 +93,8 @@ static void count_frame(struct e1000 *e, const struct nic_offload *o)
 		if (group)
 			e1000_count(e, all ? E_BPTC : E_MPTC);
 	}
-	e1000_count_bytes(e, E_TOT, payload + frames * header);
-	e1000_count_bytes(e, E_GOTC, payload + frames * header);
+	e1000_count_bytes(e, E_TOT, bytes);
+	e1000_count_bytes(e, E_GOTC, bytes);
 }
 
 static void pad(struct e1000 *e)

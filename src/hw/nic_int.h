@@ -61,6 +61,8 @@ u8 *nic_tx_room(struct nic_tx *tx, u32 len);
  */
 bool nic_tx_send(struct nic_tx *tx, const struct nic_offload *offload);
 bool nic_tx_resume(struct nic_tx *tx);
+/* Of how many frames that is, cut as asked. */
+u32 nic_tx_frames(const struct nic_tx *tx, const struct nic_offload *offload);
 /* Throw away what is gathered or waits. */
 void nic_tx_clear(struct nic_tx *tx);
 

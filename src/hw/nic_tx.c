@@ -86,6 +86,11 @@ static bool can_segment(const struct nic_tx *tx, const struct nic_offload *o)
 	       o->l4_start + (u32)TCP_HEADER <= o->header_len && o->ip_start >= MAC_BYTES;
 }
 
+u32 nic_tx_frames(const struct nic_tx *tx, const struct nic_offload *o)
+{
+	return can_segment(tx, o) ? (tx->len - o->header_len + o->mss - 1) / o->mss : 1;
+}
+
 static void set_ip_length(u8 *ip, const struct nic_offload *o, u32 frame_len, u16 part)
 {
 	u32 len = frame_len - o->ip_start;

@@ -54,7 +54,7 @@ static void loop_back(struct rtl8139 *r)
 /* A whole frame is gathered; true when the next may be. */
 static bool send_frame(struct rtl8139 *r, const struct nic_offload *offload)
 {
-	r->tally.tx_ok += !r->tx.too_long;
+	r->tally.tx_ok += r->tx.too_long ? 0 : nic_tx_frames(&r->tx, offload);
 	r->tally.tx_error += r->tx.too_long;
 	if ((r->tcr & TCR_LOOP) == TCR_LOOP) {
 		loop_back(r);

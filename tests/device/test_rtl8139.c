@@ -587,6 +587,13 @@ static void check_segments(const u8 *payload, u32 len, u32 mss, bool v6)
 	assert_int_equal(at, len);
 }
 
+/* By the dump of the counters. */
+static u32 tally_sent(void)
+{
+	wr(0x10, 4, 0x3000 | 8);
+	return load_le32(harness_ram(h, 0x3000, 64));
+}
+
 static void plus_large_send(void **state)
 {
 	static u8 payload[20000];
@@ -603,6 +610,7 @@ static void plus_large_send(void **state)
 		put_desc(TX_RING, 0, OWN | FS | LS | LSO | 1448 << 16 | len, 0, TX_BUF);
 		wr(0xd9, 1, 0x40);
 		check_segments(payload, sizeof(payload), 1448, v6);
+		assert_int_equal(tally_sent(), 14);
 		/* No trace of the size in what are error bits now. */
 		assert_int_equal(desc(TX_RING, 0, 0), FS | LS | len);
 		teardown();
