@@ -1,5 +1,5 @@
 """What the parts of the benchmark share: building guests, running peers, counting instructions."""
-import os, re, shutil, subprocess, tempfile, time
+import math, os, re, shutil, subprocess, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SRC = os.path.dirname(HERE)
@@ -94,12 +94,16 @@ class Bench:
         return None
 
     def wall(self, cmd, runs=5):
-        """Best wall time of a command in seconds: other work on the machine only adds."""
+        """Best wall time of a command in seconds: other work on the machine only adds. Not a number
+        when it comes to no end."""
         times = []
         for _ in range(runs):
             start = time.perf_counter()
-            subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL, timeout=300)
+            try:
+                subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, timeout=30)
+            except subprocess.TimeoutExpired:
+                return math.nan
             times.append(time.perf_counter() - start)
         return min(times)
 
