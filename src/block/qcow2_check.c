@@ -3,6 +3,8 @@
  * refcounts. Leaks are mended in place; anything worse by writing all refcounts anew, behind the
  * end of what is used, and letting the header point there.
  *
+ * Nothing is mended in an L2 table that lies where another table lies: then the L1 entry is wrong.
+ *
  * Memory follows the references that there are, not the sizes that the header claims.
  */
 #include <errno.h>
@@ -12,31 +14,17 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "block/qcow2_check_int.h"
 #include "block/qcow2_create_int.h"
-#include "block/qcow2_int.h"
 
-#define CHUNK	    4096u /* clusters a piece of the count */
-#define MAX_REPORTS 1000
+static void report(struct qcow2_audit *a, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-struct audit {
-	struct qcow2 *s;
-	struct block_check *out;
-	unsigned int fix;
-	u32 **chunks;
-	u64 nchunks, clusters; /* in the file */
-	u64 highest;	       /* cluster that is referenced */
-	u64 reports;
-	bool bad_blocks; /* the refcount structure itself is broken */
-};
-
-static void report(struct audit *a, const char *fmt, ...) PRINTF_LIKE(2, 3);
-
-static void report(struct audit *a, const char *fmt, ...)
+static void report(struct qcow2_audit *a, const char *fmt, ...)
 {
 	char line[200];
 	va_list ap;
 
-	if (!a->out->report || a->reports++ >= MAX_REPORTS)
+	if (!a->out->report || a->reports++ >= AUDIT_REPORTS)
 		return;
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line), fmt, ap);
@@ -44,15 +32,72 @@ static void report(struct audit *a, const char *fmt, ...)
 	a->out->report(a->out->arg, line);
 }
 
-static u32 count_of(const struct audit *a, u64 cluster)
+u32 qcow2_audit_count(const struct qcow2_audit *a, u64 cluster)
 {
-	const u32 *chunk = cluster / CHUNK < a->nchunks ? a->chunks[cluster / CHUNK] : NULL;
+	const u32 *chunk =
+		cluster / AUDIT_CHUNK < a->nchunks ? a->chunks[cluster / AUDIT_CHUNK] : NULL;
 
-	return chunk ? chunk[cluster % CHUNK] : 0;
+	return chunk ? chunk[cluster % AUDIT_CHUNK] & ~AUDIT_TABLE : 0;
+}
+
+/* The place of a cluster's count; NULL: out of memory. */
+static u32 *place_of(struct qcow2_audit *a, u64 cluster)
+{
+	u32 **chunk = &a->chunks[cluster / AUDIT_CHUNK];
+
+	if (!*chunk)
+		*chunk = calloc(AUDIT_CHUNK, sizeof(**chunk));
+	return *chunk ? &(*chunk)[cluster % AUDIT_CHUNK] : NULL;
+}
+
+/* Remember the clusters of [offset, offset + len) as those of a table: no L2 table lies there. */
+static int mark(struct qcow2_audit *a, u64 offset, u64 len)
+{
+	for (u64 c = offset >> a->s->cluster_bits; len && c < a->clusters; c++) {
+		u32 *place = place_of(a, c);
+
+		if (!place)
+			return -ENOMEM;
+		*place |= AUDIT_TABLE;
+		if (((c + 1) << a->s->cluster_bits) - offset >= len)
+			break;
+	}
+	return 0;
+}
+
+static bool is_table(const struct qcow2_audit *a, u64 offset)
+{
+	const u32 *chunk = a->chunks[(offset >> a->s->cluster_bits) / AUDIT_CHUNK];
+
+	return chunk && (chunk[(offset >> a->s->cluster_bits) % AUDIT_CHUNK] & AUDIT_TABLE);
+}
+
+/* All tables whose place is known without reading L2 tables. */
+static int mark_tables(struct qcow2_audit *a, bool refcounts)
+{
+	struct qcow2 *s = a->s;
+	int rc = mark(a, 0, s->cluster_size);
+
+	if (!rc)
+		rc = mark(a, s->h.l1_offset, s->h.l1_size * 8ULL);
+	if (!rc)
+		rc = mark(a, s->luks_offset, s->luks_len);
+	if (!rc)
+		rc = mark(a, s->h.snapshots_offset, s->snapshots_bytes);
+	for (u32 i = 0; i < s->h.nsnapshots && !rc; i++)
+		rc = mark(a, s->snapshots[i].l1_offset, s->snapshots[i].l1_size * 8ULL);
+	if (!refcounts)
+		return rc;
+	if (!rc)
+		rc = mark(a, s->h.reftable_offset, (u64)s->h.reftable_clusters << s->cluster_bits);
+	for (u64 i = 0; i < s->reftable_size && !rc; i++)
+		if (s->reftable[i] & QCOW2_OFFSET)
+			rc = mark(a, s->reftable[i] & QCOW2_OFFSET, s->cluster_size);
+	return rc;
 }
 
 /* One more reference to each cluster of [offset, offset + len). */
-static int refer(struct audit *a, u64 offset, u64 len, const char *what)
+static int refer(struct qcow2_audit *a, u64 offset, u64 len, const char *what)
 {
 	u64 first = offset >> a->s->cluster_bits, last;
 
@@ -66,14 +111,12 @@ static int refer(struct audit *a, u64 offset, u64 len, const char *what)
 		return 0;
 	}
 	for (u64 c = first; c <= last; c++) {
-		u32 **chunk = &a->chunks[c / CHUNK];
+		u32 *place = place_of(a, c);
 
-		if (!*chunk)
-			*chunk = calloc(CHUNK, sizeof(**chunk));
-		if (!*chunk)
+		if (!place)
 			return -ENOMEM;
-		if ((*chunk)[c % CHUNK] != UINT32_MAX)
-			(*chunk)[c % CHUNK]++;
+		if ((*place & ~AUDIT_TABLE) != ~AUDIT_TABLE)
+			++*place;
 	}
 	a->highest = max(a->highest, last);
 	return 0;
@@ -83,11 +126,12 @@ static int refer(struct audit *a, u64 offset, u64 len, const char *what)
 
 struct l2_walk {
 	u64 last; /* host cluster before, for fragmentation */
-	u64 guest;
+	u64 guest, entry, bitmap;
+	u64 errors; /* of the table */
 	bool active;
 };
 
-static bool host_bad(const struct audit *a, u64 entry, u64 guest)
+static bool host_bad(const struct qcow2_audit *a, u64 entry, u64 guest)
 {
 	u64 host = entry & QCOW2_OFFSET;
 
@@ -96,15 +140,33 @@ static bool host_bad(const struct audit *a, u64 entry, u64 guest)
 	return !is_aligned(host, a->s->cluster_size) || host >> a->s->cluster_bits >= a->clusters;
 }
 
-static int check_packed(struct audit *a, const struct l2_walk *w, u64 entry)
+static void blame(struct qcow2_audit *a, struct l2_walk *w, const char *what)
+{
+	report(a, "ERROR guest offset %#llx: %s", (unsigned long long)w->guest, what);
+	a->out->errors++;
+	w->errors++;
+}
+
+/* It leads nowhere: what was there is lost. */
+static void drop_entry(const struct qcow2 *s, struct l2_walk *w)
+{
+	w->entry = s->h.version >= 3 && !s->extended ? QCOW2_ZERO : 0;
+	w->bitmap = s->extended ? MASK(63, 32) : 0;
+}
+
+static int check_packed(struct qcow2_audit *a, struct l2_walk *w)
 {
 	u64 offset, len;
 
-	qcow2_packed_range(a->s, entry, &offset, &len);
-	if (entry & QCOW2_COPIED) {
-		report(a, "ERROR compressed cluster of guest offset %#llx has COPIED set",
-		       (unsigned long long)w->guest);
-		a->out->errors++;
+	qcow2_packed_range(a->s, w->entry, &offset, &len);
+	if (w->entry & QCOW2_COPIED) {
+		blame(a, w, "a compressed cluster with COPIED set");
+		w->entry &= ~QCOW2_COPIED;
+	}
+	if (offset >= a->s->file_size) {
+		blame(a, w, "a compressed cluster behind the end of the file");
+		drop_entry(a->s, w);
+		return 0;
 	}
 	if (w->active) {
 		a->out->compressed_clusters++;
@@ -112,33 +174,40 @@ static int check_packed(struct audit *a, const struct l2_walk *w, u64 entry)
 		a->out->fragmented_clusters++;
 	}
 	/* The last sector may reach over the end of the file. */
-	if (offset < a->s->file_size && offset + len > a->s->file_size)
-		len = a->s->file_size - offset;
+	len = min(len, a->s->file_size - offset);
 	return refer(a, offset, len, "compressed cluster");
 }
 
-/* *bad: the entry leads nowhere, and was not counted. */
-static int check_entry(struct audit *a, struct l2_walk *w, u64 entry, u64 bitmap, bool *bad)
+static u64 reserved_bits(const struct qcow2 *s)
+{
+	u64 zero = s->h.version >= 3 && !s->extended ? QCOW2_ZERO : 0;
+
+	return ~(QCOW2_COPIED | QCOW2_COMPRESSED | QCOW2_OFFSET | zero);
+}
+
+/* w->entry and w->bitmap become what they should be; w->errors says how much was wrong. */
+static int check_entry(struct qcow2_audit *a, struct l2_walk *w)
 {
 	struct qcow2 *s = a->s;
-	u64 host = entry & QCOW2_OFFSET;
+	u64 host;
 
-	*bad = false;
-	if (entry & QCOW2_COMPRESSED)
-		return check_packed(a, w, entry);
-	if (s->extended && (bitmap & (bitmap >> 32) & UINT32_MAX)) {
-		report(a, "ERROR subclusters of guest offset %#llx are both allocated and zero",
-		       (unsigned long long)w->guest);
-		a->out->errors++;
-		*bad = true;
+	if (w->entry & QCOW2_COMPRESSED)
+		return check_packed(a, w);
+	if (w->entry & reserved_bits(s)) {
+		blame(a, w, "reserved bits are set");
+		w->entry &= ~reserved_bits(s);
 	}
-	if (!host && !(s->external && (entry & QCOW2_COPIED)))
+	host = w->entry & QCOW2_OFFSET;
+	if (s->extended && (w->bitmap & (w->bitmap >> 32) & UINT32_MAX)) {
+		blame(a, w, "subclusters are both allocated and zero");
+		drop_entry(s, w);
 		return 0;
-	if (host_bad(a, entry, w->guest)) {
-		report(a, "ERROR guest offset %#llx leads to %#llx", (unsigned long long)w->guest,
-		       (unsigned long long)host);
-		a->out->errors++;
-		*bad = true;
+	}
+	if (!host && !(s->external && (w->entry & QCOW2_COPIED)))
+		return 0;
+	if (host_bad(a, w->entry, w->guest)) {
+		blame(a, w, "leads to no cluster of the file");
+		drop_entry(s, w);
 		return 0;
 	}
 	if (w->active) {
@@ -149,38 +218,45 @@ static int check_entry(struct audit *a, struct l2_walk *w, u64 entry, u64 bitmap
 	return s->external ? 0 : refer(a, host, s->cluster_size, "data");
 }
 
-/* Bad entries of an active table become zeros, when that is asked for. */
-static int check_l2(struct audit *a, u64 offset, u64 guest, bool active)
+static int check_l2(struct qcow2_audit *a, u64 offset, u64 guest, bool active)
 {
 	struct qcow2 *s = a->s;
 	struct l2_walk w = {.guest = guest, .active = active};
 	u8 *l2 = malloc(s->cluster_size);
-	u64 step = qcow2_entry_size(s), fixed = 0;
+	u64 step = qcow2_entry_size(s);
 	int rc = l2 ? block_node_read(s->block.file, l2, s->cluster_size, offset) : -ENOMEM;
 
 	for (u64 at = 0; at < s->cluster_size && !rc; at += step) {
-		bool bad;
-
-		rc = check_entry(a, &w, load_be64(l2 + at), step == 16 ? load_be64(l2 + at + 8) : 0,
-				 &bad);
-		if (bad && (a->fix & BLOCK_FIX_ERRORS)) {
-			store_be64(l2 + at, s->h.version >= 3 && step == 8 ? QCOW2_ZERO : 0);
-			if (step == 16)
-				store_be64(l2 + at + 8, MASK(63, 32));
-			fixed++;
-		}
+		w.entry = load_be64(l2 + at);
+		w.bitmap = step == 16 ? load_be64(l2 + at + 8) : 0;
+		rc = check_entry(a, &w);
+		store_be64(l2 + at, w.entry);
+		if (step == 16)
+			store_be64(l2 + at + 8, w.bitmap);
 		w.guest += s->cluster_size;
 	}
-	if (!rc && fixed) {
+	if (!rc && w.errors && (a->fix & BLOCK_FIX_ERRORS)) {
 		rc = block_node_write(s->block.file, l2, s->cluster_size, offset);
-		a->out->errors -= fixed;
-		a->out->errors_fixed += fixed;
+		a->out->errors -= w.errors;
+		a->out->errors_fixed += w.errors;
 	}
 	free(l2);
 	return rc;
 }
 
-static int check_tree(struct audit *a, u64 *l1, u64 entries, bool active)
+/* Of the active table it is mended, when that is asked for. */
+static void bad_l1(struct qcow2_audit *a, u64 *l1, u64 i, u64 want, bool active)
+{
+	report(a, "ERROR L1 entry %llu is %#llx", (unsigned long long)i, (unsigned long long)l1[i]);
+	if (active && (a->fix & BLOCK_FIX_ERRORS)) {
+		qcow2_l1_set(a->s, i, want);
+		a->out->errors_fixed++;
+	} else {
+		a->out->errors++;
+	}
+}
+
+static int check_tree(struct qcow2_audit *a, u64 *l1, u64 entries, bool active)
 {
 	struct qcow2 *s = a->s;
 	int rc = 0;
@@ -188,18 +264,13 @@ static int check_tree(struct audit *a, u64 *l1, u64 entries, bool active)
 	for (u64 i = 0; i < entries && !rc; i++) {
 		u64 offset = l1[i] & QCOW2_OFFSET;
 
+		if (l1[i] & ~(QCOW2_OFFSET | QCOW2_COPIED))
+			bad_l1(a, l1, i, l1[i] & (QCOW2_OFFSET | QCOW2_COPIED), active);
 		if (!offset)
 			continue;
 		if (!is_aligned(offset, s->cluster_size) ||
-		    offset >> s->cluster_bits >= a->clusters) {
-			report(a, "ERROR L1 entry %llu leads to %#llx", (unsigned long long)i,
-			       (unsigned long long)offset);
-			if (active && (a->fix & BLOCK_FIX_ERRORS)) {
-				qcow2_l1_set(s, i, 0);
-				a->out->errors_fixed++;
-			} else {
-				a->out->errors++;
-			}
+		    offset >> s->cluster_bits >= a->clusters || is_table(a, offset)) {
+			bad_l1(a, l1, i, 0, active);
 			continue;
 		}
 		rc = refer(a, offset, s->cluster_size, "L2 table");
@@ -211,7 +282,7 @@ static int check_tree(struct audit *a, u64 *l1, u64 entries, bool active)
 
 /* ---- all references ---- */
 
-static int refer_snapshots(struct audit *a)
+static int refer_snapshots(struct qcow2_audit *a)
 {
 	struct qcow2 *s = a->s;
 	int rc = refer(a, s->h.snapshots_offset, s->snapshots_bytes, "snapshot table");
@@ -235,7 +306,7 @@ static int refer_snapshots(struct audit *a)
 
 #define BITMAP_ENTRY 24
 
-static int refer_bitmap_table(struct audit *a, u64 offset, u32 entries)
+static int refer_bitmap_table(struct qcow2_audit *a, u64 offset, u32 entries)
 {
 	struct qcow2 *s = a->s;
 	u64 bytes = entries * 8ULL, *table;
@@ -257,7 +328,7 @@ static int refer_bitmap_table(struct audit *a, u64 offset, u32 entries)
 	return rc;
 }
 
-static int refer_bitmaps(struct audit *a)
+static int refer_bitmaps(struct qcow2_audit *a)
 {
 	struct qcow2 *s = a->s;
 	u64 size = s->bitmap_dir_size;
@@ -287,7 +358,7 @@ static int refer_bitmaps(struct audit *a)
 	return rc;
 }
 
-static int refer_refcounts(struct audit *a)
+static int refer_refcounts(struct qcow2_audit *a)
 {
 	struct qcow2 *s = a->s;
 	int rc = refer(a, s->h.reftable_offset, (u64)s->h.reftable_clusters << s->cluster_bits,
@@ -296,6 +367,12 @@ static int refer_refcounts(struct audit *a)
 	for (u64 i = 0; i < s->reftable_size && !rc; i++) {
 		u64 offset = s->reftable[i] & QCOW2_OFFSET;
 
+		if (s->reftable[i] & ~QCOW2_OFFSET) {
+			report(a, "ERROR refcount table entry %llu is %#llx", (unsigned long long)i,
+			       (unsigned long long)s->reftable[i]);
+			a->out->errors++;
+			a->bad_blocks = true;
+		}
 		if (!offset)
 			continue;
 		if (!is_aligned(offset, s->cluster_size) ||
@@ -307,7 +384,7 @@ static int refer_refcounts(struct audit *a)
 			continue;
 		}
 		rc = refer(a, offset, s->cluster_size, "refcount block");
-		if (!rc && count_of(a, offset >> s->cluster_bits) != 1) {
+		if (!rc && qcow2_audit_count(a, offset >> s->cluster_bits) != 1) {
 			report(a, "ERROR refcount block %llu is used twice", (unsigned long long)i);
 			a->out->errors++;
 			a->bad_blocks = true;
@@ -316,7 +393,8 @@ static int refer_refcounts(struct audit *a)
 	return rc;
 }
 
-static int refer_all(struct audit *a)
+/* All but the refcounts' own. */
+static int refer_disk(struct qcow2_audit *a)
 {
 	struct qcow2 *s = a->s;
 	int rc = refer(a, 0, s->cluster_size, "header");
@@ -329,14 +407,35 @@ static int refer_all(struct audit *a)
 		rc = check_tree(a, s->l1, s->h.l1_size, true);
 	if (!rc)
 		rc = refer_snapshots(a);
+	return rc ? rc : refer_bitmaps(a);
+}
+
+int qcow2_audit_anew(struct qcow2_audit *a)
+{
+	int rc;
+
+	for (u64 i = 0; i < a->nchunks; i++) {
+		free(a->chunks[i]);
+		a->chunks[i] = NULL;
+	}
+	a->highest = 0;
+	a->reports = AUDIT_REPORTS; /* said once */
+	rc = mark_tables(a, false);
+	return rc ? rc : refer_disk(a);
+}
+
+static int refer_all(struct qcow2_audit *a)
+{
+	int rc = mark_tables(a, true);
+
 	if (!rc)
-		rc = refer_bitmaps(a);
+		rc = refer_disk(a);
 	return rc ? rc : refer_refcounts(a);
 }
 
 /* ---- comparison ---- */
 
-static int disk_count(struct audit *a, u64 cluster, u64 *count)
+static int disk_count(struct qcow2_audit *a, u64 cluster, u64 *count)
 {
 	struct qcow2 *s = a->s;
 	u64 offset, region = cluster >> s->refblock_bits;
@@ -356,7 +455,7 @@ static int disk_count(struct audit *a, u64 cluster, u64 *count)
 	return rc;
 }
 
-static int compare(struct audit *a)
+static int compare(struct qcow2_audit *a)
 {
 	/* Counts behind the end of the file are leaks as well: as far as there are blocks. */
 	u64 end = min(a->clusters + BIT(a->s->refblock_bits),
@@ -370,11 +469,11 @@ static int compare(struct audit *a)
 
 		/* A sparse file may claim any number of clusters: pass over where nothing is. */
 		if ((region >= a->s->reftable_size || !a->s->reftable[region]) &&
-		    (c / CHUNK >= a->nchunks || !a->chunks[c / CHUNK])) {
-			c = min(c | (BIT(a->s->refblock_bits) - 1), c | (CHUNK - 1));
+		    (c / AUDIT_CHUNK >= a->nchunks || !a->chunks[c / AUDIT_CHUNK])) {
+			c = min(c | (BIT(a->s->refblock_bits) - 1), c | (AUDIT_CHUNK - 1));
 			continue;
 		}
-		want = count_of(a, c);
+		want = qcow2_audit_count(a, c);
 		rc = disk_count(a, c, &have);
 		if (rc || have == want)
 			continue;
@@ -394,7 +493,7 @@ static int compare(struct audit *a)
 	return rc;
 }
 
-static int check_copied(struct audit *a, u64 entry, u64 guest, const char *what)
+static int check_copied(struct qcow2_audit *a, u64 entry, u64 guest, const char *what)
 {
 	u64 host = entry & QCOW2_OFFSET, count;
 
@@ -409,7 +508,7 @@ static int check_copied(struct audit *a, u64 entry, u64 guest, const char *what)
 	return 1;
 }
 
-static int check_flags(struct audit *a, u64 *wrong)
+static int check_flags(struct qcow2_audit *a, u64 *wrong)
 {
 	struct qcow2 *s = a->s;
 	u64 span = BIT(s->cluster_bits + s->l2_bits), step = qcow2_entry_size(s);
@@ -433,194 +532,32 @@ static int check_flags(struct audit *a, u64 *wrong)
 	return rc;
 }
 
-/* ---- writing all refcounts anew ---- */
-
-struct rebuilt {
-	u64 first;  /* cluster where the new structure begins */
-	u64 blocks; /* in use, one for each region that has a count */
-	u64 table;  /* clusters */
-	u64 entries;
-	u64 end;
-};
-
-static bool region_used(const struct audit *a, const struct rebuilt *r, u64 region)
-{
-	u64 from = region << a->s->refblock_bits, upto = from + BIT(a->s->refblock_bits);
-
-	if (ranges_overlap(from, upto - from, r->first, r->end - r->first))
-		return true;
-	for (u64 c = from; c < upto && c < a->clusters; c++) {
-		if (!a->chunks[c / CHUNK])
-			c |= CHUNK - 1;
-		else if (a->chunks[c / CHUNK][c % CHUNK])
-			return true;
-	}
-	return false;
-}
-
-/* Where it goes: behind the last cluster in use. */
-static int rebuilt_layout(struct audit *a, struct rebuilt *r)
-{
-	u64 per = BIT(a->s->refblock_bits);
-
-	*r = (struct rebuilt){.first = a->highest + 1};
-	r->end = r->first + 1;
-	for (;;) {
-		u64 regions = div_round_up(r->end, per), blocks = 0, table;
-
-		if (regions > QCOW2_MAX_REFTABLE / 8)
-			return -EFBIG;
-		for (u64 i = 0; i < regions; i++)
-			blocks += region_used(a, r, i);
-		table = div_round_up(regions * 8, a->s->cluster_size);
-		if (blocks <= r->blocks && table <= r->table)
-			break;
-		r->blocks = max(r->blocks, blocks);
-		r->table = max(r->table, table);
-		r->end = r->first + r->blocks + r->table;
-	}
-	r->entries = r->table * a->s->cluster_size / 8;
-	return 0;
-}
-
-static int write_rebuilt(struct audit *a, const struct rebuilt *r, u64 *table)
-{
-	struct qcow2 *s = a->s;
-	u64 per = BIT(s->refblock_bits), regions = div_round_up(r->end, per), next = r->first;
-	u64 most = s->h.refcount_order == 6 ? ~0ULL : BIT(1u << s->h.refcount_order) - 1;
-	u8 *block = malloc(s->cluster_size);
-	int rc = block ? 0 : -ENOMEM;
-
-	for (u64 i = 0; i < regions && !rc; i++) {
-		if (!region_used(a, r, i))
-			continue;
-		memset(block, 0, s->cluster_size);
-		for (u64 k = 0; k < per; k++) {
-			u64 c = i * per + k;
-			u64 n = c >= r->first && c < r->end ? 1 : count_of(a, c);
-
-			qcow2_refcount_put(block, s->h.refcount_order, k, min(n, most));
-		}
-		table[i] = next << s->cluster_bits;
-		rc = block_node_write(s->block.file, block, s->cluster_size, table[i]);
-		next++;
-	}
-	free(block);
-	return rc;
-}
-
-/* Forget what is known of the old structure and take up the new one. */
-static int adopt(struct audit *a, const struct rebuilt *r, u64 *table)
-{
-	struct qcow2 *s = a->s;
-	struct qcow2_tab **map = calloc(r->entries, sizeof(*map));
-
-	if (!map)
-		return -ENOMEM;
-	for (u32 i = 0; i < s->refblocks.count; i++) {
-		s->refblocks.tabs[i]->used = false;
-		s->refblocks.tabs[i]->dirty = 0;
-	}
-	s->refblocks.dirty = 0;
-	free(s->refblocks.map);
-	s->refblocks.map = map;
-	s->refblocks.entries = r->entries;
-	free(s->reftable);
-	s->reftable = table;
-	s->reftable_size = r->entries;
-	memset(s->reftable_dirty, 0, sizeof(s->reftable_dirty));
-	s->reftable_any_dirty = false;
-	s->h.reftable_offset = (r->first + r->blocks) << s->cluster_bits;
-	s->h.reftable_clusters = (u32)r->table;
-	s->file_size = max(s->file_size, r->end << s->cluster_bits);
-	s->run = s->run_end = 0;
-	s->cursor = 1;
-	/* What the old structure took is space like any other now. */
-	return qcow2_meta_refresh(s);
-}
-
-static int rebuild(struct audit *a)
-{
-	struct qcow2 *s = a->s;
-	struct rebuilt r;
-	u64 *table, at;
-	u8 buf[12];
-	int rc;
-
-	/* The old structure's own clusters are free after this. */
-	for (u64 i = 0; i < a->nchunks; i++) {
-		free(a->chunks[i]);
-		a->chunks[i] = NULL;
-	}
-	a->highest = 0;
-	a->reports = MAX_REPORTS; /* said once */
-	rc = refer(a, 0, s->cluster_size, "header");
-	if (!rc)
-		rc = refer(a, s->h.l1_offset, s->h.l1_size * 8ULL, "L1 table");
-	if (!rc)
-		rc = refer(a, s->luks_offset, s->luks_len, "LUKS header");
-	if (!rc)
-		rc = check_tree(a, s->l1, s->h.l1_size, true);
-	if (!rc)
-		rc = refer_snapshots(a);
-	if (!rc)
-		rc = refer_bitmaps(a);
-	if (rc)
-		return rc;
-	/* A cluster of the old structure must stay as it is until the header points elsewhere. */
-	a->highest = max(a->highest, a->clusters - 1);
-	rc = rebuilt_layout(a, &r);
-	if (rc)
-		return rc;
-	if (r.table << s->cluster_bits > QCOW2_MAX_REFTABLE)
-		return -EFBIG;
-	table = calloc(r.entries, 8);
-	if (!table)
-		return -ENOMEM;
-	at = (r.first + r.blocks) << s->cluster_bits;
-	rc = write_rebuilt(a, &r, table);
-	if (!rc)
-		rc = qcow2_write_l1(s, table, r.entries, at);
-	if (!rc)
-		rc = block_node_flush(s->block.file);
-	store_be64(buf, at);
-	store_be32(buf + 8, (u32)r.table);
-	if (!rc)
-		rc = block_node_write(s->block.file, buf, sizeof(buf), 48);
-	if (!rc)
-		rc = block_node_flush(s->block.file);
-	if (!rc)
-		rc = adopt(a, &r, table);
-	else
-		free(table);
-	return rc;
-}
-
 /* ---- the whole ---- */
 
-static void audit_free(struct audit *a)
+static void audit_free(struct qcow2_audit *a)
 {
 	for (u64 i = 0; i < a->nchunks; i++)
 		free(a->chunks[i]);
 	free(a->chunks);
 }
 
-static int audit_init(struct audit *a, struct qcow2 *s, unsigned int fix, struct block_check *out)
+static int audit_init(struct qcow2_audit *a, struct qcow2 *s, unsigned int fix,
+		      struct block_check *out)
 {
-	*a = (struct audit){.s = s, .out = out, .fix = fix};
+	*a = (struct qcow2_audit){.s = s, .out = out, .fix = fix};
 	a->clusters = s->file_size >> s->cluster_bits;
-	a->nchunks = a->clusters / CHUNK + 1;
+	a->nchunks = a->clusters / AUDIT_CHUNK + 1;
 	if (a->nchunks > (128 * MiB))
 		return -EFBIG;
 	a->chunks = calloc(a->nchunks, sizeof(*a->chunks));
 	return a->chunks ? 0 : -ENOMEM;
 }
 
-static int repair_errors(struct audit *a)
+static int repair_errors(struct qcow2_audit *a)
 {
 	struct block_check *out = a->out, kept = *out;
 	struct qcow2 *s = a->s;
-	int rc = rebuild(a);
+	int rc = qcow2_rebuild(a);
 
 	if (rc)
 		return rc;
@@ -632,7 +569,7 @@ static int repair_errors(struct audit *a)
 	return rc;
 }
 
-static int run(struct audit *a)
+static int run(struct qcow2_audit *a)
 {
 	struct block_check *out = a->out;
 	struct qcow2 *s = a->s;
@@ -655,19 +592,17 @@ static int run(struct audit *a)
 	return rc;
 }
 
-int qcow2_check(struct block *b, unsigned int fix, struct block_check *out, struct err *err)
+/* One pass over the image, which is settled. */
+static int audit(struct qcow2 *s, unsigned int fix, struct block_check *out)
 {
-	struct qcow2 *s = qcow2_of(b);
-	struct audit a;
-	int rc = b->readonly && fix ? -EROFS : qcow2_settle(s);
+	struct qcow2_audit a;
+	int rc = audit_init(&a, s, fix, out);
 
+	if (rc)
+		return rc;
 	out->errors = out->leaks = out->errors_fixed = out->leaks_fixed = 0;
 	out->allocated_clusters = out->compressed_clusters = out->fragmented_clusters = 0;
-	out->total_clusters = div_round_up(b->size, s->cluster_size);
-	if (!rc)
-		rc = audit_init(&a, s, fix, out);
-	if (rc)
-		return err_set(err, -rc, "%s: %s", b->name, strerror(-rc));
+	out->total_clusters = div_round_up(s->block.size, s->cluster_size);
 	pthread_mutex_lock(&s->lock);
 	if (fix) {
 		s->corrupt = false;
@@ -677,15 +612,39 @@ int qcow2_check(struct block *b, unsigned int fix, struct block_check *out, stru
 		rc = run(&a);
 	pthread_mutex_unlock(&s->lock);
 	audit_free(&a);
-	if (!rc && fix)
-		rc = qcow2_settle(s);
-	if (!rc && fix && !out->errors &&
-	    (s->h.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT)) &&
-	    (fix & BLOCK_FIX_ERRORS))
-		rc = qcow2_header_features(
-			s,
-			s->h.incompatible & ~(u64)(QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT),
-			s->h.autoclear);
+	return rc ? rc : qcow2_settle(s);
+}
+
+/* What was repaired is believed when it is seen. */
+static int see_again(struct qcow2 *s, struct block_check *out)
+{
+	u64 errors = out->errors + out->errors_fixed, leaks = out->leaks + out->leaks_fixed;
+	struct block_check now = *out;
+	int rc;
+
+	now.report = NULL;
+	rc = audit(s, 0, &now);
+	if (rc)
+		return rc;
+	now.report = out->report;
+	*out = now;
+	out->errors_fixed = errors > now.errors ? errors - now.errors : 0;
+	out->leaks_fixed = leaks > now.leaks ? leaks - now.leaks : 0;
+	return 0;
+}
+
+int qcow2_check(struct block *b, unsigned int fix, struct block_check *out, struct err *err)
+{
+	const u64 marks = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
+	struct qcow2 *s = qcow2_of(b);
+	int rc = b->readonly && fix ? -EROFS : qcow2_settle(s);
+
+	if (!rc)
+		rc = audit(s, fix, out);
+	if (!rc && out->errors_fixed)
+		rc = see_again(s, out);
+	if (!rc && (fix & BLOCK_FIX_ERRORS) && !out->errors && (s->h.incompatible & marks))
+		rc = qcow2_header_features(s, s->h.incompatible & ~marks, s->h.autoclear);
 	return rc ? err_set(err, -rc, "%s: %s", b->name, strerror(-rc)) : 0;
 }
 

@@ -396,6 +396,50 @@ PY
 no 3 "leak" "$bothy" img check -q k.qcow2
 ok "mend leak" "$bothy" img check -q -r leaks k.qcow2
 ok "no leak" qemu-img check -q k.qcow2
+# Each kind of bad entry is found as they find it, and is gone after the repair.
+bent() { # WHAT
+	ok "image" "$bothy" img convert -c -f raw -O qcow2 -o cluster_size=4k disk bent.qcow2
+	ok "snapshot" "$bothy" img snapshot -c one bent.qcow2
+	ok "write" qemu-io -f qcow2 -c "write -P 1 8M 64k" bent.qcow2
+	python3 - "$1" <<-'PY'
+		import os, struct, sys
+		f = open("bent.qcow2", "r+b")
+		def get(at):
+		    f.seek(at)
+		    return struct.unpack(">Q", f.read(8))[0]
+		def put(at, v):
+		    f.seek(at)
+		    f.write(struct.pack(">Q", v))
+		l1, rt, sn, mask = get(40), get(48), get(64), 0xfffffffffffe00
+		packed, normal = get(l1) & mask, get(l1 + 8 * 4) & mask
+		what = sys.argv[1]
+		if what == "l2-reserved":
+		    put(normal, get(normal) | 1 << 57)
+		elif what == "l2-unaligned":
+		    put(normal, get(normal) | 0x200)
+		elif what == "l1-reserved":
+		    put(l1 + 32, get(l1 + 32) | 4)
+		elif what == "l1-snapshots":
+		    put(l1 + 32, 1 << 63 | sn)
+		elif what == "l1-l1":
+		    put(l1 + 32, 1 << 63 | l1)
+		elif what == "table-reserved":
+		    put(rt + 8, 1)
+		elif what == "packed-copied":
+		    put(packed, get(packed) | 1 << 63)
+		elif what == "packed-behind":
+		    put(packed + 8, 1 << 62 | os.stat("bent.qcow2").st_size * 16)
+	PY
+}
+for w in l2-reserved l2-unaligned l1-reserved l1-snapshots l1-l1 table-reserved packed-copied \
+	packed-behind; do
+	bent $w
+	no 2 "theirs finds $w" qemu-img check -q bent.qcow2
+	no 2 "finds $w" "$bothy" img check -q bent.qcow2
+	ok "repair of $w" "$bothy" img check -q -r all bent.qcow2
+	ok "repaired $w" qemu-img check -q bent.qcow2
+	ok "snapshot after $w" qemu-img convert -f qcow2 -O raw -l one bent.qcow2 view
+done
 # the dirty bit: an image that was not closed, its counts not written
 ok "image" "$bothy" img convert -f raw -O qcow2 -o lazy_refcounts=on disk d.qcow2
 python3 - <<-'PY'
