@@ -264,8 +264,9 @@ static int check_tree(struct qcow2_audit *a, u64 *l1, u64 entries, bool active)
 	for (u64 i = 0; i < entries && !rc; i++) {
 		u64 offset = l1[i] & QCOW2_OFFSET;
 
-		if (l1[i] & ~(QCOW2_OFFSET | QCOW2_COPIED))
-			bad_l1(a, l1, i, l1[i] & (QCOW2_OFFSET | QCOW2_COPIED), active);
+		if (l1[i] & ~(QCOW2_OFFSET | QCOW2_COPIED) || (l1[i] && !offset))
+			bad_l1(a, l1, i, offset ? l1[i] & (QCOW2_OFFSET | QCOW2_COPIED) : 0,
+			       active);
 		if (!offset)
 			continue;
 		if (!is_aligned(offset, s->cluster_size) ||

@@ -221,6 +221,7 @@ static int resize(struct resize *r, struct err *err)
 
 	if (rc)
 		return rc;
+	img_catch_signals();
 	rc = new_size(r->size, block_size(b), &size, err);
 	if (!rc)
 		rc = block_resize(b, size, r->shrink, err);

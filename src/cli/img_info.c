@@ -414,6 +414,8 @@ static int check(const struct check *a, struct err *err)
 
 	if (rc)
 		return img_fail("check", err, IMG_FAILED);
+	if (a->repair)
+		img_catch_signals();
 	block_image_info(b, &info);
 	rc = block_check(b, fixes[a->repair], &c, err);
 	if (rc == -ENOTSUP) {

@@ -151,7 +151,7 @@ void img_progress_begin(struct img_progress *p, bool wanted, u64 total);
 void img_progress_step(struct img_progress *p, u64 done);
 void img_progress_end(struct img_progress *p);
 
-/* Ctrl-C and termination only set a flag from here on. */
+/* Ctrl-C and termination only set a flag from here on; a second one ends the program. */
 void img_catch_signals(void);
 bool img_interrupted(void);
 

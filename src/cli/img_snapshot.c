@@ -83,6 +83,9 @@ static int snapshot(const struct snapshot *s, struct err *err)
 
 	if (rc)
 		return rc;
+	/* What is begun is soon done, and half of it would look like a broken image. */
+	if (change)
+		img_catch_signals();
 	if (s->create)
 		rc = block_snapshot_create(b, s->create, err);
 	else if (s->apply)
@@ -194,7 +197,8 @@ static int take_over(struct block *image, struct block *fresh, u64 unit, struct 
 	for (u64 at = 0; at < size && !rc;) {
 		struct block_extent e;
 
-		rc = block_status(image, at, min(size - at, CHUNK), &e);
+		rc = img_interrupted() ? -EINTR
+				       : block_status(image, at, min(size - at, CHUNK), &e);
 		if (rc)
 			break;
 		if (!(e.flags & BLOCK_ALLOCATED)) {
@@ -239,7 +243,9 @@ static int rebase_data(const struct rebase *r, struct block *b, struct err *err)
 	rc = take_over(b, fresh, max(info.discard_align, 512u), &progress);
 	img_progress_end(&progress);
 	if (rc)
-		err_set(err, -rc, "%s: %s", r->source.file, strerror(-rc));
+		err_set(err, -rc, "%s: %s", r->source.file,
+			rc == -EINTR ? "interrupted; it stands on its old backing file as before"
+				     : strerror(-rc));
 	block_close(fresh);
 	return rc;
 }
@@ -251,6 +257,7 @@ static int rebase(const struct rebase *r, struct err *err)
 
 	if (rc)
 		return rc;
+	img_catch_signals();
 	if (!r->unsafe)
 		rc = rebase_data(r, b, err);
 	if (!rc)
@@ -326,7 +333,8 @@ static int copy_down(struct block *image, struct block *base, struct img_progres
 	for (u64 at = 0; at < size && !rc;) {
 		struct block_extent e;
 
-		rc = block_status(image, at, min(size - at, CHUNK), &e);
+		rc = img_interrupted() ? -EINTR
+				       : block_status(image, at, min(size - at, CHUNK), &e);
 		if (rc)
 			break;
 		if ((e.flags & BLOCK_ALLOCATED) && (e.flags & BLOCK_ZERO)) {
@@ -377,6 +385,7 @@ static int commit(const struct commit *c, struct err *err)
 	rc = img_open(&image, &c->source, IMG_METADATA | IMG_WRITE, err);
 	if (rc)
 		return rc;
+	img_catch_signals();
 	rc = block_image_info(image, &info);
 	if (!rc)
 		rc = open_base(c, &info, &base, err);
@@ -388,7 +397,10 @@ static int commit(const struct commit *c, struct err *err)
 	if (!rc) {
 		rc = copy_down(image, base, &progress);
 		if (rc)
-			err_set(err, -rc, "%s: %s", c->source.file, strerror(-rc));
+			err_set(err, -rc, "%s: %s", c->source.file,
+				rc == -EINTR ? "interrupted; the image is as it was, its backing "
+					       "file holds some of it"
+					     : strerror(-rc));
 	}
 	img_progress_end(&progress);
 	closed = block_flush(base);

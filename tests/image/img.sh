@@ -419,6 +419,8 @@ bent() { # WHAT
 		    put(normal, get(normal) | 0x200)
 		elif what == "l1-reserved":
 		    put(l1 + 32, get(l1 + 32) | 4)
+		elif what == "l1-nowhere":
+		    put(l1 + 40, 1 << 63)
 		elif what == "l1-snapshots":
 		    put(l1 + 32, 1 << 63 | sn)
 		elif what == "l1-l1":
@@ -431,7 +433,7 @@ bent() { # WHAT
 		    put(packed + 8, 1 << 62 | os.stat("bent.qcow2").st_size * 16)
 	PY
 }
-for w in l2-reserved l2-unaligned l1-reserved l1-snapshots l1-l1 table-reserved packed-copied \
+for w in l2-reserved l2-unaligned l1-reserved l1-nowhere l1-snapshots l1-l1 table-reserved packed-copied \
 	packed-behind; do
 	bent $w
 	no 2 "theirs finds $w" qemu-img check -q bent.qcow2

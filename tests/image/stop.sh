@@ -69,6 +69,48 @@ for old in "" "what was there"; do
 done
 rm -f target
 
+# Verbs that change an image in its place: whenever the signal comes, all of it is done, or the image
+# is as it was.
+head -c 40000000 disk >part
+"$bothy" img convert -f raw -O qcow2 -o cluster_size=4k part base.qcow2
+"$bothy" img create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 over.qcow2
+qemu-io -f qcow2 -c "write -P 7 1M 20M" over.qcow2 >out
+qemu-img convert -f qcow2 -O raw over.qcow2 over.raw
+cp base.qcow2 first.qcow2
+cp over.qcow2 second.qcow2
+for delay in 0 0.01 0.02 0.04 0.08 0.16; do
+	for verb in commit "rebase -b part -F raw" "snapshot -d one" "snapshot -c two" "resize +1G"; do
+		cp first.qcow2 base.qcow2
+		cp second.qcow2 over.qcow2
+		"$bothy" img snapshot -c one over.qcow2
+		# shellcheck disable=SC2086 # words
+		set -- $verb
+		name=$1
+		shift
+		size=
+		[ "$name" != resize ] || { size=$1; shift; }
+		# shellcheck disable=SC2086 # may be none
+		"$bothy" img "$name" "$@" over.qcow2 $size >out 2>&1 &
+		pid=$!
+		sleep $delay
+		kill -TERM $pid 2>/dev/null
+		wait $pid
+		status=$?
+		case $status in
+		0 | 143) ;;
+		1) grep -q "over.qcow2: interrupted" out || bad "$verb: status 1" ;;
+		*) bad "$verb: status $status" ;;
+		esac
+		for image in over base; do
+			qemu-img check -q -f qcow2 $image.qcow2 >out 2>&1
+			code=$?
+			[ $code -eq 0 ] || [ $code -eq 3 ] || bad "$verb after $delay s: check of $image: $code"
+		done
+		[ "$name" = resize ] || qemu-img compare -q -f qcow2 -F raw over.qcow2 over.raw >out 2>&1 ||
+			bad "$verb after $delay s: contents"
+	done
+done
+
 # ---- a file that may not grow ----
 
 head -c 8000000 /dev/urandom >noise
