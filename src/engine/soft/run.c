@@ -68,9 +68,11 @@ static void set_mp_state(struct kvm_vcpu *vcpu, u32 state)
 static void start_at_sipi_vector(struct kvm_vcpu *vcpu)
 {
 	struct segment *cs = &vcpu->ctl.seg[SEG_CS];
+	/* Once: the next SIPI may be on its way. */
+	u8 vector = __atomic_load_n(&vcpu->sipi_vector, __ATOMIC_RELAXED);
 
-	cs->selector = (u16)(vcpu->sipi_vector << 8);
-	cs->base = (u64)vcpu->sipi_vector << 12;
+	cs->selector = (u16)(vector << 8);
+	cs->base = (u64)vector << 12;
 	vcpu->ctl.rip = 0;
 	vcpu->kvm->exec->state_changed(vcpu);
 }
