@@ -5,10 +5,15 @@
 #include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* So many wait at most: the device works on them while the next ones are made, and completions
  * come back in the same small bunches rather than all at once, after which it has nothing to do. */
 #define SUBMIT_BATCH 4
+
+/* How often, and after what time, the kernel is asked again when it has no memory for a request. */
+#define SUBMIT_TRIES 100
+#define SUBMIT_PAUSE 1000 /* us */
 
 struct uring {
 	struct io_uring ring;
@@ -117,8 +122,13 @@ void uring_submit(struct uring *r)
 {
 	if (unlikely(r->disabled))
 		enable(r);
-	if (io_uring_sq_ready(&r->ring))
-		io_uring_submit(&r->ring);
+	/* What is refused now is taken next time, for which a completion wakes the owner; there is
+	 * none to come when nothing at all was taken. */
+	for (int i = 0; i < SUBMIT_TRIES && io_uring_sq_ready(&r->ring); i++) {
+		if (io_uring_submit(&r->ring) != -EAGAIN)
+			return;
+		usleep(SUBMIT_PAUSE);
+	}
 }
 
 /* Must the kernel be entered to learn of completions, or to give it submissions? */

@@ -43,7 +43,8 @@ int uring_fd(const struct uring *ring);
  * completions are reaped. */
 int uring_queue(struct uring *ring, const struct uring_io *io);
 
-/* Hand what is queued to the kernel. What it does not take now is taken next time. */
+/* Hand what is queued to the kernel. What it does not take now is taken next time; while it has no
+ * memory for any of it this sleeps, a tenth of a second at most. */
 void uring_submit(struct uring *ring);
 
 /* Submit, and call fn for each completion there is; the number of them. result as of the system

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -432,6 +433,53 @@ static void cache_limit(void **state)
 
 /* ---- slow requests ---- */
 
+/* So often the kernel takes nothing, for want of memory. */
+static int refusals;
+
+int __real_io_uring_submit(struct io_uring *ring);
+int __wrap_io_uring_submit(struct io_uring *ring);
+
+int __wrap_io_uring_submit(struct io_uring *ring)
+{
+	if (!refusals)
+		return __real_io_uring_submit(ring);
+	refusals--;
+	return -EAGAIN;
+}
+
+int __real_io_uring_submit_and_get_events(struct io_uring *ring);
+int __wrap_io_uring_submit_and_get_events(struct io_uring *ring);
+
+int __wrap_io_uring_submit_and_get_events(struct io_uring *ring)
+{
+	if (!refusals)
+		return __real_io_uring_submit_and_get_events(ring);
+	refusals--;
+	return -EAGAIN;
+}
+
+/* Nobody would wake the queue to try again. */
+static void refused_by_the_kernel(void **state)
+{
+	struct disk d;
+
+	many_tables(&d);
+	for (u64 i = 0; i < 3; i++) {
+		struct pollfd p = {block_queue_fd(d.q), POLLIN, 0};
+		struct op op;
+
+		refusals = 5;
+		start(&d, &op, BLOCK_READ, i * d.span, 0);
+		if (!op.over)
+			poll(&p, 1, -1);
+		assert_int_equal(finish(&d, &op), 0);
+		assert_int_equal(op.data[0], i + 1);
+	}
+	refusals = 0;
+	disk_close(&d);
+	disk_free(&d);
+}
+
 /* A read that a layer below has given to a helper still uses what it was sent to. */
 static void freed_under_a_helper(void **state)
 {
@@ -610,6 +658,7 @@ int main(void)
 		cmocka_unit_test(error_ahead),
 		cmocka_unit_test(broken_ahead),
 		cmocka_unit_test(cache_limit),
+		cmocka_unit_test(refused_by_the_kernel),
 		cmocka_unit_test(freed_under_a_helper),
 		cmocka_unit_test(blocks_under_a_flush),
 		cmocka_unit_test(grown_under_a_write),
