@@ -36,6 +36,7 @@ enum stage { STAGE_REFBLOCKS, STAGE_REFTABLE, STAGE_L2, STAGE_L1, STAGES };
 
 struct plan {
 	struct piece *pieces[STAGES];
+	bool sync_failed;
 };
 
 static struct piece *piece_new(struct plan *plan, enum stage stage, u64 offset, const void *data,
@@ -217,30 +218,28 @@ void qcow2_give_up(struct qcow2 *s, int rc)
 	__atomic_store_n(&s->writing, false, __ATOMIC_RELEASE);
 }
 
-/* Remember a failed sync for good. */
-static int sync_all(struct qcow2 *s)
+static int sync_all(struct qcow2 *s, struct plan *plan)
 {
 	int rc = block_node_flush(s->block.file);
 
 	if (!rc && s->external && s->data)
 		rc = block_node_flush(s->data);
-	if (rc)
-		qcow2_give_up(s, rc);
+	plan->sync_failed = rc;
 	return rc;
 }
 
-static int carry_out(struct qcow2 *s, const struct plan *plan)
+static int carry_out(struct qcow2 *s, struct plan *plan)
 {
 	int rc = write_stage(s, plan, STAGE_REFBLOCKS);
 
 	if (!rc)
-		rc = sync_all(s);
+		rc = sync_all(s, plan);
 	for (int stage = STAGE_REFTABLE; stage < STAGES && !rc; stage++) {
 		if (!plan->pieces[stage])
 			continue;
 		rc = write_stage(s, plan, stage);
 		if (!rc)
-			rc = sync_all(s);
+			rc = sync_all(s, plan);
 	}
 	return rc;
 }
@@ -260,6 +259,9 @@ static int flush_round(struct qcow2 *s, bool held)
 	rc = carry_out(s, &plan);
 	if (!held)
 		pthread_mutex_lock(&s->lock);
+	/* Remembered for good. */
+	if (plan.sync_failed)
+		qcow2_give_up(s, rc);
 	if (rc)
 		plan_undo(s, &plan);
 	else

@@ -425,7 +425,7 @@ void qcow2_helper_leave(struct qcow2 *s, u64 slot);
 
 /* ---- qcow2_flush.c ---- */
 
-/* What the disk holds is not known any more: rc is the answer to every later write. Any thread. */
+/* What the disk holds is not known any more: rc is the answer to every later write. Locked. */
 void qcow2_give_up(struct qcow2 *s, int rc);
 /* Not locked. Everything completed before becomes durable. */
 int qcow2_flush(struct qcow2 *s);
