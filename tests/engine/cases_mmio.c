@@ -2,6 +2,8 @@
  * slots, and doorbells. */
 #include "cases.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -160,6 +162,62 @@ bool case_coalesced(struct rig *r)
 	EXPECT(r, !rig_vm_ioctl(r, KVM_UNREGISTER_COALESCED_MMIO, &zone));
 	TRY(rig_restart(r));
 	return want_write(r, RIG_ZONE, 1, 0x11);
+}
+
+struct switcher {
+	struct rig *r;
+	u32 stop, switches;
+	bool failed;
+};
+
+/* Now a zone, now none. */
+static void *switch_zone(void *arg)
+{
+	struct kvm_coalesced_mmio_zone zone = {.addr = RIG_ZONE + 8, .size = 4};
+	struct switcher *s = arg;
+
+	while (!__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE)) {
+		s->failed |= rig_vm_ioctl(s->r, KVM_REGISTER_COALESCED_MMIO, &zone) ||
+			     rig_vm_ioctl(s->r, KVM_UNREGISTER_COALESCED_MMIO, &zone);
+		__atomic_add_fetch(&s->switches, 1, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+/* Queued or not, each write arrives once, and in its turn. */
+static bool follow(struct rig *r, struct ring *ring, u32 *next)
+{
+	do {
+		TRY(rig_enter(r));
+		while (!ring_empty(ring))
+			TRY(ring_take(r, ring, false, RIG_ZONE + 8, 4, (*next)++));
+		if (r->run->exit_reason == KVM_EXIT_IO)
+			return true;
+		EXPECT(r, r->run->exit_reason == KVM_EXIT_MMIO && r->run->mmio.is_write);
+		EXPECT(r, r->run->mmio.phys_addr == RIG_ZONE + 8 && r->run->mmio.len == 4);
+		EXPECT(r, load_le32(r->run->mmio.data) == *next);
+		++*next;
+	} while (true);
+}
+
+bool case_coalesced_switch(struct rig *r)
+{
+	struct switcher s = {.r = r};
+	pthread_t thread;
+	struct ring ring;
+	u32 next = 1;
+	bool ok;
+
+	TRY(ring_open(r, &ring));
+	EXPECT(r, !pthread_create(&thread, NULL, switch_zone, &s));
+	while (!__atomic_load_n(&s.switches, __ATOMIC_ACQUIRE))
+		sched_yield();
+	ok = follow(r, &ring, &next);
+	__atomic_store_n(&s.stop, 1, __ATOMIC_RELEASE);
+	pthread_join(thread, NULL);
+	TRY(ok);
+	EXPECT(r, !s.failed && next == 8001);
+	return want_hlt(r);
 }
 
 /* ---- RAM-backed ---- */
