@@ -116,7 +116,7 @@ static int file_open(struct block *b, const struct block_options *o, struct err 
 				       ? " (no O_DIRECT here? try cache=writeback)"
 				       : "");
 	rc = measure(f, err);
-	if (!rc && o->lock && !f->device)
+	if (!rc && o->lock)
 		rc = file_lock(f->fd, !o->readonly, b->name, err);
 	if (rc) {
 		fd_close(&f->fd);

@@ -32,6 +32,9 @@ static int resolve(struct img_target *t, const char *name, struct stat *st, stru
 	if (!stat(name, st)) {
 		t->path = realpath(name, NULL);
 		t->exists = true;
+	} else if (strstr(name, "://")) {
+		return err_set(err, EINVAL,
+			       "%s: cannot be made; --existing writes into what is there", name);
 	} else if (errno != ENOENT) {
 		return err_set(err, errno, "%s: %s", name, strerror(errno));
 	} else if (!lstat(name, &link)) {

@@ -90,7 +90,7 @@ has 7654321
 mkfifo pipe
 ln -s gone dangling
 mkdir folder
-for t in pipe folder dangling disk folder/none/x; do
+for t in pipe folder dangling disk nbd://localhost/x folder/none/x; do
 	no 1 "convert to $t" "$bothy" img convert -f raw -O raw disk $t
 	has "$t: "
 done
@@ -112,20 +112,13 @@ same disk real "convert through a link wrote something else"
 (umask 077 && "$bothy" img convert -f raw -O raw disk private) || fail "convert with an umask"
 [ "$(stat -c %a private)" = 600 ] || fail "rights of a new target: $(stat -c %a private)"
 ok "image in use" qemu-img create -q -f qcow2 used.qcow2 1M
-mkfifo hold
-qemu-io -f qcow2 used.qcow2 <hold >/dev/null &
-exec 3>hold
-for i in $(seq 100); do
-	"$bothy" img info used.qcow2 >/dev/null 2>&1 || break
-	sleep 0.1
-done
+hold qcow2 used.qcow2
 inode=$(stat -c %i used.qcow2)
 no 1 "convert to an image in use" "$bothy" img convert -f raw -O qcow2 disk used.qcow2
 has "in use"
-exec 3>&-
-wait
+release
 [ "$(stat -c %i used.qcow2)" = "$inode" ] || fail "an image in use was replaced"
-rm -f pipe dangling link real hold null
+rm -f pipe dangling link real null
 
 # More of convert: what cannot be read, a limit, a target of zeros, the sources' cache.
 ok "image" "$bothy" img convert -f raw -O qcow2 disk torn.qcow2
@@ -217,18 +210,10 @@ ok "write 2" qemu-io -f qcow2 -c "write -P 9 2M 100k" -c "write -z 6M 1M" over3.
 ok "reference 2" qemu-img convert -f qcow2 -O raw over3.qcow2 over3.raw
 # not while another overlay shows what lies below
 ok "overlay beside it" qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 beside.qcow2
-mkfifo hold
-qemu-io -f qcow2 beside.qcow2 <hold >/dev/null &
-exec 3>hold
-for i in $(seq 100); do
-	"$bothy" img info beside.qcow2 >/dev/null 2>&1 || break
-	sleep 0.1
-done
+hold qcow2 beside.qcow2
 no 1 "commit into a base in use" "$bothy" img commit -f qcow2 -q over3.qcow2
 has "base.qcow2: is in use by another program (--share"
-exec 3>&-
-wait
-rm -f hold
+release
 ok "commit" "$bothy" img commit -f qcow2 -q over3.qcow2
 ok "committed" qemu-img compare -q -f qcow2 -F raw base.qcow2 over3.raw
 ok "overlay shows it" qemu-img compare -q -f qcow2 -F raw over3.qcow2 over3.raw

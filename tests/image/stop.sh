@@ -9,10 +9,11 @@ if ! command -v qemu-img >/dev/null; then
 	exit 77
 fi
 dir=$(mktemp -d "$BOTHY_BUILD/stop-test-XXXXXX") || exit 1
-mounted=
-trap '[ -z "$mounted" ] || umount "$dir/small"; rm -rf "$dir"' EXIT
+mounted='' loop=''
+trap '[ -z "$mounted" ] || umount "$dir/small"; [ -z "$loop" ] || losetup -d "$loop"; rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
-failed=0
+# shellcheck source=tests/image/words.sh
+. "${BOTHY_SRC:?}/tests/image/words.sh"
 bad() {
 	echo "FAILED: $*"
 	[ ! -s out ] || cat out
@@ -166,5 +167,20 @@ if mount -t tmpfs -o size=4m tmpfs small 2>/dev/null; then
 	done
 else
 	echo "(no mount allowed here: the full file system was left out)"
+fi
+
+# ---- a block device has one user as well ----
+
+truncate -s 8M back
+if loop=$(losetup -f --show back 2>/dev/null); then
+	qemu-img create -q -f qcow2 "$loop" 4M || bad "create on a device"
+	hold qcow2 "$loop"
+	"$bothy" img bench -w -c 1 -f qcow2 "$loop" >out 2>&1 && bad "a device in use was written"
+	grep -q "in use by another program" out || bad "nothing said of the device in use"
+	release
+	"$bothy" img bench -w -c 1 -f qcow2 "$loop" >out 2>&1 || bad "a device that is free again"
+else
+	loop=
+	echo "(no loop device here: its lock was left out)"
 fi
 exit $failed
