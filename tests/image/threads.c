@@ -28,7 +28,7 @@ struct shape {
 	const char *name, *format;
 	u64 cluster, size;
 	u64 l2_cache;
-	bool backed, extended, packed, grows;
+	bool backed, extended, packed, grows, misaligned, luks;
 	int cache;
 	u64 iops;
 };
@@ -41,6 +41,9 @@ static const struct shape shapes[] = {
 	{"16k-extended", "qcow2", 16384, 8 * MiB, .backed = true, .extended = true},
 	{"packed", "qcow2", 16384, 8 * MiB, .packed = true},
 	{"direct", "qcow2", 65536, 8 * MiB, .cache = BLOCK_CACHE_NONE},
+	{"direct-misaligned", "qcow2", 65536, 4 * MiB, .backed = true, .misaligned = true,
+	 .cache = BLOCK_CACHE_NONE},
+	{"luks", "qcow2", 65536, 4 * MiB, .backed = true, .luks = true},
 	{"writethrough", "qcow2", 4096, 4 * MiB, .cache = BLOCK_CACHE_WRITETHROUGH},
 	{"throttled", "qcow2", 65536, 4 * MiB, .iops = 100000},
 	{"qed", "qed", 65536, 8 * MiB, .backed = true, .grows = true},
@@ -53,7 +56,7 @@ struct slot {
 	struct worker *worker;
 	struct block_req req;
 	struct iovec iov;
-	u8 data[STRIPE];
+	u8 memory[STRIPE + 4096], *data;
 	u64 stripe; /* of the worker's */
 	u8 value;
 	bool busy;
@@ -205,6 +208,8 @@ static int verify(struct block *b, const struct worker *workers)
 	return 0;
 }
 
+static char *key; /* the file */
+
 static int make(const struct shape *s, const char *path)
 {
 	struct block_create c = {0};
@@ -214,6 +219,11 @@ static int make(const struct shape *s, const char *path)
 	c.size = s->size + (s->packed ? 32 * s->cluster : 0);
 	c.cluster_size = s->cluster;
 	c.extended_l2 = s->extended;
+	if (s->luks) {
+		c.encrypt_format = BLOCK_ENCRYPT_LUKS;
+		c.encrypt_key_file = strdup(key);
+		c.encrypt_iter_time = 1;
+	}
 	if (!rc && s->backed) {
 		c.backing_file = strdup("base");
 		c.backing_fmt = strdup("raw");
@@ -233,6 +243,7 @@ static int open_image(const struct shape *s, const char *path, struct block **b)
 	int rc;
 
 	o.backing = true;
+	o.key_file = s->luks ? strdup(key) : NULL;
 	o.cache = s->cache;
 	o.iops = o.iops_burst = s->iops;
 	if (s->l2_cache)
@@ -256,8 +267,14 @@ static int worker_init(struct worker *w, const struct shape *s, struct block *b,
 	if (!w->values || !w->taken)
 		return -ENOMEM;
 	memset(w->values, s->backed ? 0xba : 0, w->stripes);
-	for (int i = 0; i < DEPTH; i++)
+	for (int i = 0; i < DEPTH; i++) {
+		u8 *memory = w->slots[i].memory;
+
 		w->slots[i].worker = w;
+		w->slots[i].data = memory + (-(uintptr_t)memory & 4095) - (s->misaligned ? 8 : 0);
+		if (w->slots[i].data < memory)
+			w->slots[i].data = memory + 8;
+	}
 	return block_queue_new(&w->queue, b, DEPTH, &err);
 }
 
@@ -321,14 +338,14 @@ static int try_shape(const struct shape *s, const char *path, u64 factor, u64 se
 	return rc;
 }
 
-static int make_base(const char *path, u64 size)
+static int write_file(const char *path, int byte, u64 size)
 {
 	u8 *data = malloc(size);
 	FILE *f = fopen(path, "w");
 	int rc = -EIO;
 
 	if (data && f) {
-		memset(data, 0xba, size);
+		memset(data, byte, size);
 		rc = fwrite(data, 1, size, f) == size ? 0 : -EIO;
 	}
 	if (f)
@@ -349,8 +366,10 @@ int main(int argc, char **argv)
 	u64 factor = number("BOTHY_LONG", getenv("SOAK") ? 50 : 1), seed = number("BOTHY_SEED", 1);
 	char *folder = rig_folder(), *path = rig_path(folder, "image");
 	char *base = rig_path(folder, "base");
-	int rc = make_base(base, 24 * MiB);
+	int rc = write_file(base, 0xba, 24 * MiB);
 
+	key = rig_path(folder, "key");
+	rc = rc ? rc : write_file(key, 'k', 10);
 	log_set_level(LOG_ERROR);
 	for (size_t i = 0; i < ARRAY_SIZE(shapes) && !rc; i++) {
 		if (argc > 1 && strcmp(argv[1], shapes[i].name))
@@ -361,5 +380,6 @@ int main(int argc, char **argv)
 	rig_folder_free(folder);
 	free(path);
 	free(base);
+	free(key);
 	return rc != 0;
 }
