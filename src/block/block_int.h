@@ -12,6 +12,10 @@
 /* WRITE_ZEROES, to a file: what is written there soon needs no space found for it then. A hint. */
 #define BLOCK_RESERVE (1u << 18)
 
+/* A change that waits for no other one, and that others may wait for: the helpers that reads have
+ * do it, too (pool.c). */
+#define BLOCK_NO_WAIT (1u << 20)
+
 /* A synchronous operation on a node. */
 struct block_io {
 	enum block_op op;

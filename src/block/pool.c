@@ -1,8 +1,8 @@
 /*
  * Helper threads: started when there is work and none is idle, up to a limit; they end with the
  * pool. A helper may block in I/O or wait for another helper. What changes the image may also wait
- * for a change that a queue's thread has under way, which in turn may need reads done: some helpers
- * are there for reads only, which wait for no change.
+ * for a change that a queue's thread has under way, which in turn may need reads done, and what it
+ * writes (BLOCK_NO_WAIT): some helpers are there only for those, which wait for no change.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #include "os/thread.h"
 
 #define MAX_HELPERS 16
-#define MAX_CHANGES 12 /* of them at work on anything but a read */
+#define MAX_CHANGES 12 /* of them at work on what may wait */
 
 struct block_pool {
 	pthread_mutex_t lock;
@@ -61,13 +61,18 @@ static void run(struct block_req *req)
 	block_queue_return(req, block_io(req->node, &io));
 }
 
+static bool may_wait(const struct block_req *req)
+{
+	return req->op != BLOCK_READ && !(req->effective & BLOCK_NO_WAIT);
+}
+
 /* The first job that may be begun now, or NULL. */
 static struct block_req *job_get(struct block_pool *pool)
 {
 	struct block_req *req;
 
 	list_for_each_entry (req, &pool->jobs, link) {
-		if (req->op != BLOCK_READ && pool->changes == MAX_CHANGES)
+		if (may_wait(req) && pool->changes == MAX_CHANGES)
 			continue;
 		list_del(&req->link);
 		pool->queued--;
@@ -83,7 +88,7 @@ static void *helper(void *arg)
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
 		struct block_req *req = job_get(pool);
-		bool change = req && req->op != BLOCK_READ;
+		bool change = req && may_wait(req);
 
 		if (!req) {
 			if (pool->stop)

@@ -11,8 +11,9 @@
  *    over by its end; one of another queue goes to a helper, which may sleep.
  * 3. A copy belongs to its queue's thread, but for s->cows, which is under the lock, and for the
  *    slots, which have a lock of their own: a queue's thread never waits for the first.
- * 4. Nothing that a copy waits for waits for a busy range: reads have helpers of their own
- *    (pool.c), and an image with copy-on-read, whose reads do wait, starts no copies here.
+ * 4. Nothing that a copy waits for waits for a busy range: reads, and what it writes itself, have
+ *    helpers of their own (pool.c), and an image with copy-on-read, whose reads do wait, starts no
+ * copies here.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -211,6 +212,7 @@ static void write_all(struct qcow2_cow *c)
 	if (tail)
 		c->iov[n++] = (struct iovec){c->tail, tail};
 	c->child[0] = (struct block_req){.op = BLOCK_WRITE,
+					 .flags = BLOCK_NO_WAIT,
 					 .len = st->end - st->start,
 					 .iov = c->iov,
 					 .niov = n,

@@ -648,6 +648,53 @@ static void copy_without_helper(void **state)
 	disk_free(&d);
 }
 
+/* Everybody else waits for a copy on write, in all the helpers that changes may have, and what the copy
+ * has to write needs a helper, too. */
+static void copy_behind_others(void **state)
+{
+	static struct op others[16];
+	struct block_queue *first;
+	struct block_extent e;
+	struct disk d;
+	struct err err;
+	struct op op;
+
+	disk_new(&d, 8 * MiB, 65536);
+	put(&d, 0, 131072, 1);
+	assert_int_equal(block_status(d.b, 0, 4096, &e), 0);
+	assert_int_equal(block_snapshot_create(d.b, "one", &err), 0);
+	put(&d, 65536, 65536, 2);
+	watch.defer = true;
+	/* The copy has begun, and is reading what is around the data. */
+	watch_rule(&watch, WATCH_BEFORE, BLOCK_READ, e.host_offset, e.host_offset + 65536, 1);
+	start(&d, &op, BLOCK_WRITE, 4096, 3);
+	watch_wait(&watch, 1);
+	first = d.q;
+	assert_int_equal(block_queue_new(&d.q, d.b, 32, &err), 0);
+	for (u64 i = 0; i < ARRAY_SIZE(others); i++)
+		start(&d, &others[i], BLOCK_WRITE, i * 4096, (u8)(10 + i));
+	/* Time for the helpers to take them; any other order must do, too. */
+	usleep(50 * 1000);
+	watch_release(&watch);
+	while (!op.over || block_queue_inflight(d.q)) {
+		block_queue_poll(first);
+		block_queue_poll(d.q);
+		usleep(1000);
+	}
+	assert_int_equal(op.result, 0);
+	for (u64 i = 0; i < ARRAY_SIZE(others); i++) {
+		u8 value;
+
+		assert_int_equal(others[i].result, 0);
+		assert_int_equal(block_read(d.b, &value, 1, i * 4096), 0);
+		assert_true(value == 10 + i || (i == 1 && value == 3));
+	}
+	block_queue_free(first);
+	disk_close(&d);
+	check_sound(&d);
+	disk_free(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -663,6 +710,7 @@ int main(void)
 		cmocka_unit_test(blocks_under_a_flush),
 		cmocka_unit_test(grown_under_a_write),
 		cmocka_unit_test(copy_without_helper),
+		cmocka_unit_test(copy_behind_others),
 	};
 	int rc;
 
