@@ -75,6 +75,8 @@ struct block_class {
 	int (*judge)(const char *name, const struct block_create *c, struct err *err);
 	int (*create)(struct block *file, const struct block_create *c, struct err *err);
 	int (*preallocate)(const char *path, const struct block_create *c, struct err *err);
+	/* Give what was added behind `from` its place; how: enum block_prealloc, not off. */
+	int (*extend)(struct block *block, u64 from, int how);
 	int (*info)(struct block *block, struct block_image_info *info);
 	int (*check)(struct block *block, unsigned int fix, struct block_check *check,
 		     struct err *err);

@@ -16,7 +16,7 @@ static const char *const compression_names[] = {"zlib", "zstd", NULL};
 static const char *const encrypt_names[] = {"none", "luks", NULL};
 static const char *const cipher_names[] = {"aes-256", "aes-128", NULL};
 static const char *const hash_names[] = {"sha1", "sha256", "sha512", NULL};
-static const char *const prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
+const char *const block_prealloc_names[] = {"off", "metadata", "falloc", "full", NULL};
 
 #define FIELD(f) .offset = offsetof(struct block_create, f)
 
@@ -72,7 +72,7 @@ const struct opt block_create_table[] = {
 	 FIELD(preallocation),
 	 .dflt = "off",
 	 .arg = "MODE",
-	 .choices = prealloc_names,
+	 .choices = block_prealloc_names,
 	 .help = "off, metadata, falloc or full"},
 	{.name = "data_file",
 	 .type = OPT_STRING,

@@ -1,6 +1,7 @@
 #include "block/image.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -103,6 +104,39 @@ int block_snapshot_view(struct block *block, const char *which, struct err *err)
 	if (!rc)
 		block->size = b->size;
 	return rc;
+}
+
+/* Of a raw file. */
+static int extend_file(struct block *b, u64 from, int how)
+{
+	u64 size = block_size(b), chunk = 1 * MiB;
+	void *zeros;
+	int rc = 0;
+
+	if (b->class->kind != BLOCK_PROTOCOL || how == BLOCK_PREALLOC_METADATA)
+		return -ENOTSUP;
+	if (how == BLOCK_PREALLOC_FALLOC)
+		return block_file_reserve(b, size);
+	zeros = calloc(1, chunk);
+	if (!zeros)
+		return -ENOMEM;
+	for (u64 at = from; at < size && !rc; at += chunk)
+		rc = block_node_write(b, zeros, min(chunk, size - at), at);
+	free(zeros);
+	return rc;
+}
+
+int block_extend(struct block *block, u64 from, int how, struct err *err)
+{
+	struct block *b = image_of(block);
+	int rc;
+
+	if (!how || from >= block_size(b))
+		return 0;
+	rc = b->class->extend ? b->class->extend(b, from, how) : extend_file(b, from, how);
+	if (rc == -ENOTSUP)
+		return unsupported(b, "such preallocation", err);
+	return rc ? err_set(err, -rc, "%s: %s", b->name, strerror(-rc)) : 0;
 }
 
 int block_make_empty(struct block *block, struct err *err)

@@ -51,6 +51,12 @@ int block_create_parse(struct block_create *c, const char *format, const char *t
 int block_create(const char *path, const char *format, const struct block_create *c,
 		 struct err *err);
 
+extern const char *const block_prealloc_names[];
+
+/* An image that was `from` bytes long has been made larger: prepare the rest as for a new one. how:
+ * enum block_prealloc. */
+int block_extend(struct block *block, u64 from, int how, struct err *err);
+
 /* ---- look ---- */
 
 /* What an encrypted image tells without its key. */

@@ -277,6 +277,7 @@ const struct block_class block_qcow2_class = {
 	.judge = qcow2_judge,
 	.create = qcow2_create,
 	.preallocate = qcow2_preallocate,
+	.extend = qcow2_extend,
 	.info = qcow2_info,
 	.check = qcow2_check,
 	.snapshot_count = qcow2_snapshot_count,

@@ -315,13 +315,13 @@ int qcow2_create(struct block *file, const struct block_create *c, struct err *e
 
 /* ---- preallocation ---- */
 
-static int map_all(struct qcow2 *s, u64 size)
+static int map_all(struct qcow2 *s, u64 from, u64 size)
 {
 	/* What an untouched cluster would decrypt to is not zeros: it has to be marked so. */
 	u64 zero = s->luks_len && !s->extended ? QCOW2_ZERO : 0;
 	int rc = 0;
 
-	for (u64 at = 0; at < size && !rc; at += s->cluster_size) {
+	for (u64 at = from; at < size && !rc; at += s->cluster_size) {
 		struct qcow2_tab *tab;
 		u64 host = at, got;
 		bool full;
@@ -344,16 +344,39 @@ static int map_all(struct qcow2 *s, u64 size)
 	return rc;
 }
 
-static int write_all(struct block *b, u64 size)
+static int write_all(struct block *b, u64 from, u64 size)
 {
 	u64 chunk = 1 * MiB;
 	void *zeros = calloc(1, chunk);
 	int rc = zeros ? 0 : -ENOMEM;
 
-	for (u64 at = 0; at < size && !rc; at += chunk)
+	for (u64 at = from; at < size && !rc; at += chunk)
 		rc = block_write(b, zeros, min(chunk, size - at), at);
 	free(zeros);
 	return rc;
+}
+
+/* All that lies behind `from` is unallocated. */
+static int fill(struct block *b, u64 from, int how)
+{
+	struct qcow2 *s = qcow2_of(b);
+	int rc = map_all(s, from, b->size);
+
+	if (!rc && !s->external && how != BLOCK_PREALLOC_METADATA)
+		rc = block_file_reserve(b->file, s->file_size);
+	if (!rc && !s->external && how == BLOCK_PREALLOC_FULL)
+		rc = write_all(b->top, from, b->size);
+	return rc;
+}
+
+int qcow2_extend(struct block *b, u64 from, int how)
+{
+	struct qcow2 *s = qcow2_of(b);
+
+	/* What would be allocated would hide the backing file, what is encrypted is no zeros. */
+	if (b->backing_name || s->external || s->luks_len)
+		return -ENOTSUP;
+	return fill(b, align_up(from, s->cluster_size), how);
 }
 
 int qcow2_preallocate(const char *path, const struct block_create *c, struct err *err)
@@ -369,11 +392,7 @@ int qcow2_preallocate(const char *path, const struct block_create *c, struct err
 	rc = block_open(&b, &o, err);
 	if (rc)
 		return rc;
-	rc = map_all(qcow2_of(b), c->size);
-	if (!rc && !c->data_file && c->preallocation != BLOCK_PREALLOC_METADATA)
-		rc = block_file_reserve(b->file, qcow2_of(b)->file_size);
-	if (!rc && !c->data_file && c->preallocation == BLOCK_PREALLOC_FULL)
-		rc = write_all(b, c->size);
+	rc = fill(b, 0, c->preallocation);
 	closed = block_close(b);
 	if (!rc)
 		rc = closed;

@@ -7,6 +7,7 @@
 int qcow2_judge(const char *name, const struct block_create *c, struct err *err);
 int qcow2_create(struct block *file, const struct block_create *c, struct err *err);
 int qcow2_preallocate(const char *path, const struct block_create *c, struct err *err);
+int qcow2_extend(struct block *b, u64 from, int how);
 int qcow2_info(struct block *b, struct block_image_info *info);
 int qcow2_check(struct block *b, unsigned int fix, struct block_check *check, struct err *err);
 int qcow2_snapshot_count(struct block *b);

@@ -176,6 +176,7 @@ struct resize {
 	struct img_source source;
 	char *size;
 	bool shrink, quiet;
+	int preallocation;
 };
 
 static const struct opt resize_options[] = {
@@ -184,6 +185,13 @@ static const struct opt resize_options[] = {
 	 .type = OPT_BOOL,
 	 .offset = offsetof(struct resize, shrink),
 	 .help = "allow the end of the disk to be cut off"},
+	{.name = "preallocation",
+	 .type = OPT_ENUM,
+	 .offset = offsetof(struct resize, preallocation),
+	 .dflt = "off",
+	 .arg = "MODE",
+	 .choices = block_prealloc_names,
+	 .help = "of what is added: off, metadata, falloc or full"},
 	{.name = "quiet",
 	 .type = OPT_BOOL,
 	 .offset = offsetof(struct resize, quiet),
@@ -216,15 +224,18 @@ static int new_size(const char *text, u64 now, u64 *size, struct err *err)
 static int resize(struct resize *r, struct err *err)
 {
 	struct block *b;
-	u64 size = 0;
+	u64 size = 0, old;
 	int rc = img_open(&b, &r->source, IMG_WRITE, err), closed;
 
 	if (rc)
 		return rc;
 	img_catch_signals();
-	rc = new_size(r->size, block_size(b), &size, err);
+	old = block_size(b);
+	rc = new_size(r->size, old, &size, err);
 	if (!rc)
 		rc = block_resize(b, size, r->shrink, err);
+	if (!rc)
+		rc = block_extend(b, old, r->preallocation, err);
 	closed = block_close(b);
 	if (!rc && closed)
 		rc = err_set(err, -closed, "%s: %s", r->source.file, strerror(-closed));

@@ -141,6 +141,12 @@ static void print_json(struct block *b, const char *file, const struct block_ima
 	if (i->cluster_size)
 		printf(",\n    \"cluster-size\": %llu", (unsigned long long)i->cluster_size);
 	json_text("backing-filename", i->backing_file);
+	if (i->backing_file) {
+		char *full = img_path_beside(file, i->backing_file);
+
+		json_text("full-backing-filename", full);
+		free(full);
+	}
 	json_text("backing-filename-format", i->backing_file ? i->backing_format : NULL);
 	json_snapshots(b, i->nsnapshots);
 	if (i->encryption.format)

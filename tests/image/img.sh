@@ -352,6 +352,24 @@ ok "info" "$bothy" img info --json r.qcow2
 has '"virtual-size": 262144'
 no 1 "less than nothing" "$bothy" img resize -q --shrink r.qcow2 -1G
 
+for p in metadata falloc full; do
+	for o in cluster_size=64k cluster_size=512 extended_l2=on; do
+		ok "image" "$bothy" img create -q -f qcow2 -o $o p.qcow2 1000000
+		ok "fill" qemu-io -f qcow2 -c "write -P 5 0 976k" p.qcow2
+		ok "grow $p $o" "$bothy" img resize -q --preallocation=$p p.qcow2 4M
+		ok "check $p $o" qemu-img check -q p.qcow2
+		ok "zeros $p $o" qemu-io -f qcow2 -c "read -P 5 0 976k" -c "read -P 0 977k 3000k" p.qcow2
+		hasnt "verification failed"
+		[ $p = metadata ] || [ "$(stat -c %b p.qcow2)" -ge 8192 ] || fail "$p $o takes no space"
+	done
+done
+for p in falloc full; do
+	ok "raw" "$bothy" img create -q p.raw 1M
+	ok "grow raw $p" "$bothy" img resize -q -f raw --preallocation $p p.raw 4M
+	[ "$(stat -c %b p.raw)" -ge 6144 ] || fail "raw $p takes no space"
+done
+no 1 "raw has no metadata" "$bothy" img resize -q -f raw --preallocation metadata p.raw 5M
+
 # check and repair: leaks, wrong counts, a broken table
 ok "image" "$bothy" img convert -f raw -O qcow2 disk k.qcow2
 python3 - <<-'PY'
