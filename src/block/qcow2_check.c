@@ -158,6 +158,10 @@ static int check_packed(struct qcow2_audit *a, struct l2_walk *w)
 {
 	u64 offset, len;
 
+	if (w->bitmap) {
+		blame(a, w, "a compressed cluster with subclusters");
+		w->bitmap = 0;
+	}
 	qcow2_packed_range(a->s, w->entry, &offset, &len);
 	if (w->entry & QCOW2_COPIED) {
 		blame(a, w, "a compressed cluster with COPIED set");
@@ -203,8 +207,13 @@ static int check_entry(struct qcow2_audit *a, struct l2_walk *w)
 		drop_entry(s, w);
 		return 0;
 	}
-	if (!host && !(s->external && (w->entry & QCOW2_COPIED)))
+	if (!host && !(s->external && (w->entry & QCOW2_COPIED))) {
+		if (w->bitmap & UINT32_MAX) {
+			blame(a, w, "subclusters of no cluster are allocated");
+			w->bitmap &= ~(u64)UINT32_MAX;
+		}
 		return 0;
+	}
 	if (host_bad(a, w->entry, w->guest)) {
 		blame(a, w, "leads to no cluster of the file");
 		drop_entry(s, w);

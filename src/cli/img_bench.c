@@ -198,7 +198,10 @@ static int bench(struct bench *a, struct err *err)
 	r.size = block_size(b);
 	if (r.size < a->size)
 		rc = err_set(err, EINVAL, "%s: is smaller than a request", a->source.file);
-	r.next = rc ? 0 : a->offset % (r.size - a->size + 1);
+	else if (a->offset > r.size - a->size)
+		rc = err_set(err, EINVAL, "%s: the first request would reach behind its end",
+			     a->source.file);
+	r.next = a->offset;
 	if (!a->step)
 		a->step = a->size;
 	if (!rc)

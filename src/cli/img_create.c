@@ -138,7 +138,7 @@ static int create_main(int argc, char **argv)
 		goto out;
 	}
 	rc = parse_create(&c, &b, &err);
-	if (!rc && !c.size && !b.size && !b.backing_file)
+	if (!rc && !c.size && !b.size && (!b.backing_file || c.unchecked))
 		rc = err_set(&err, EINVAL, "a size is missing");
 	if (rc) {
 		img_fail("create", &err, 0);

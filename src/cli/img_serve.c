@@ -10,7 +10,8 @@
 
 struct serve {
 	struct img_source source;
-	char *socket, *bind, *port, *export;
+	char *socket, *bind, *export;
+	u64 port;
 	bool readonly, persistent;
 	u64 clients;
 };
@@ -33,12 +34,14 @@ static const struct opt serve_options[] = {
 	 .help = "listen on this address; anyone who reaches it may read and write"},
 	{.name = "b", .type = OPT_STRING, FIELD(bind), .arg = "ADDRESS"},
 	{.name = "port",
-	 .type = OPT_STRING,
+	 .type = OPT_U64,
 	 FIELD(port),
 	 .dflt = "10809",
 	 .arg = "PORT",
+	 .min = 1,
+	 .max = 65535,
 	 .help = "and this port"},
-	{.name = "p", .type = OPT_STRING, FIELD(port), .arg = "PORT"},
+	{.name = "p", .type = OPT_U64, FIELD(port), .arg = "PORT", .min = 1, .max = 65535},
 	{.name = "export",
 	 .type = OPT_STRING,
 	 FIELD(export),
@@ -80,10 +83,12 @@ static int serve(const struct serve *s, struct err *err)
 				    .max_clients = (unsigned int)s->clients,
 				    .stop = img_interrupted};
 	int rc = img_open(&export.block, &s->source, s->readonly ? 0 : IMG_WRITE, err), fd, closed;
+	char port[8];
 
 	if (rc)
 		return rc;
-	fd = s->socket ? nbd_listen_unix(s->socket, err) : nbd_listen_tcp(s->bind, s->port, err);
+	snprintf(port, sizeof(port), "%u", (unsigned int)s->port);
+	fd = s->socket ? nbd_listen_unix(s->socket, err) : nbd_listen_tcp(s->bind, port, err);
 	rc = fd < 0 ? fd : nbd_serve(&export, fd, err);
 	if (fd >= 0 && s->socket)
 		unlink(s->socket);

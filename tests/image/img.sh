@@ -402,6 +402,7 @@ ok "no leak" qemu-img check -q k.qcow2
 # Each kind of bad entry is found as they find it, and is gone after the repair.
 bent() { # WHAT
 	ok "image" "$bothy" img convert -c -f raw -O qcow2 -o cluster_size=4k disk bent.qcow2
+	case $1 in sub-*) ok "image" "$bothy" img convert -f raw -O qcow2 -o extended_l2=on disk bent.qcow2 ;; esac
 	ok "snapshot" "$bothy" img snapshot -c one bent.qcow2
 	ok "write" qemu-io -f qcow2 -c "write -P 1 8M 64k" bent.qcow2
 	python3 - "$1" <<-'PY'
@@ -414,7 +415,7 @@ bent() { # WHAT
 		    f.seek(at)
 		    f.write(struct.pack(">Q", v))
 		l1, rt, sn, mask = get(40), get(48), get(64), 0xfffffffffffe00
-		packed, normal = get(l1) & mask, get(l1 + 8 * 4) & mask
+		packed, normal = get(l1) & mask, (sys.argv[1][:3] != "sub" and get(l1 + 8 * 4) & mask)
 		what = sys.argv[1]
 		if what == "l2-reserved":
 		    put(normal, get(normal) | 1 << 57)
@@ -422,6 +423,10 @@ bent() { # WHAT
 		    put(normal, get(normal) | 0x200)
 		elif what == "l1-reserved":
 		    put(l1 + 32, get(l1 + 32) | 4)
+		elif what == "sub-nowhere":
+		    put(packed + 200 * 16 + 8, 5)
+		elif what == "sub-both":
+		    put(packed + 8, 1 << 32 | 1)
 		elif what == "l1-nowhere":
 		    put(l1 + 40, 1 << 63)
 		elif what == "l1-snapshots":
@@ -437,7 +442,7 @@ bent() { # WHAT
 	PY
 }
 for w in l2-reserved l2-unaligned l1-reserved l1-nowhere l1-snapshots l1-l1 table-reserved packed-copied \
-	packed-behind; do
+	packed-behind sub-nowhere sub-both; do
 	bent $w
 	no 2 "theirs finds $w" qemu-img check -q bent.qcow2
 	no 2 "finds $w" "$bothy" img check -q bent.qcow2
@@ -492,4 +497,8 @@ ok "bench read" "$bothy" img bench -c 2000 a.qcow2
 ok "bench write" "$bothy" img bench -c 2000 -w --random --flush-interval 100 a.qcow2
 ok "check after bench" qemu-img check -q a.qcow2
 no 2 "verb" "$bothy" img nonsense
+ok "help" "$bothy" img -h
+no 2 "port" "$bothy" img serve -p 99999 disk
+no 1 "bench behind the end" "$bothy" img bench -f raw -o 1T disk
+no 2 "overlay of unknown size" "$bothy" img create -u -f qcow2 -b none -F raw bad
 exit $failed
