@@ -80,8 +80,12 @@ static int finish(const struct command *verb, int status)
 
 	if (!lost || status == EXIT_USAGE)
 		return status;
+	status = status ? status : IMG_FAILED;
+	/* Who reads no further (head) knows. */
+	if (errno == EPIPE)
+		return status;
 	err_set(&err, errno, "standard output: %s", strerror(errno));
-	return img_fail(verb->name, &err, status ? status : IMG_FAILED);
+	return img_fail(verb->name, &err, status);
 }
 
 int img_main(int argc, char **argv)

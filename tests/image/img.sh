@@ -273,6 +273,8 @@ for v in info check map "measure -O qcow2" "info --json"; do
 	# shellcheck disable=SC2086 # words
 	"$bothy" img $v a.qcow2 >/dev/full 2>out && fail "$v to a full disk"
 done
+{ sleep 0.5; "$bothy" img info a.qcow2 2>out; } | true
+[ -s out ] && fail "a reader that has gone is told of: $(cat out)"
 for v in info check map measure; do
 	ok "$v --output=json" "$bothy" img $v --output=json a.qcow2
 	python3 -c 'import json; json.load(open("out"))' || fail "$v --output=json: no JSON"
