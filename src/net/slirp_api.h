@@ -17,6 +17,8 @@ struct slirp_api {
 			   const struct sockaddr *guest, socklen_t guest_len, int flags);
 	int (*add_exec)(Slirp *slirp, const char *cmdline, struct in_addr *guest, int port);
 	int (*add_unix)(Slirp *slirp, const char *path, struct in_addr *guest, int port);
+	/* Who gets what the library would write to standard error: of all stacks. Any thread. */
+	void (*set_log)(void (*line)(const char *text));
 };
 
 #endif

@@ -110,6 +110,12 @@ static void guest_error(const char *msg, void *opaque)
 	log_guest("network: %s", msg);
 }
 
+/* What a guest can make the library say. */
+static void library_line(const char *text)
+{
+	log_guest("network: %s", text);
+}
+
 static int64_t clock_ns(void *opaque)
 {
 	return (int64_t)clock_now_ns();
@@ -359,6 +365,7 @@ static int open_stack(struct user *u, const struct user_config *c, struct err *e
 
 	if (rc)
 		return rc;
+	u->api->set_log(library_line);
 	u->slirp = u->api->new (&config, &callbacks, u);
 	if (!u->slirp)
 		return err_set(err, EINVAL, "libslirp refuses the configuration");

@@ -698,6 +698,43 @@ static void checks_without_opening(void **state)
 	assert_non_null(strstr(err.text, "user, stream"));
 }
 
+/* Its complaints about what a guest does are ours, and not endless. */
+static void limits_what_the_library_says(void **state)
+{
+	static const u8 echo[8] = {128, 0, 0, 0, 0, 1, 0, 1};
+	struct guest g = {.room = ~0u / 2};
+	struct net *net = open_link("user", &g);
+	u8 f[62] = {0x33, 0x33, 0, 0, 0, 1}, *ip = f + 14, discover[512];
+	char text[4096] = "";
+	FILE *out = tmpfile();
+	int saved = dup(2), lines = 0;
+
+	store_be16(f + 12, 0x86dd);
+	memcpy(f + 6, guest_mac, 6);
+	memcpy(ip, "\x60\x00\x00\x00\x00\x08\x3a\x40", 8);
+	inet_pton(AF_INET6, "fec0::15", ip + 8);
+	inet_pton(AF_INET6, "2001:db8::1", ip + 24);
+	memcpy(ip + 40, echo, 8);
+	store_be16(ip + 42, net_csum_fold(net_csum_add(net_csum_add(58 + 8, ip + 8, 32), echo, 8)));
+	fflush(stderr);
+	dup2(fileno(out), 2);
+	for (int i = 0; i < 200; i++)
+		while (!send_frame(net, f, sizeof(f)))
+			usleep(100);
+	while (!send_frame(net, discover, dhcp_discover(discover)))
+		usleep(100);
+	assert_true(wait_for(&g.udp, 1));
+	net_close(net);
+	fflush(stderr);
+	dup2(saved, 2);
+	close(saved);
+	rewind(out);
+	while (fgets(text, sizeof(text), out))
+		lines += strstr(text, "Slirp-") ? 1000 : 1;
+	fclose(out);
+	assert_in_range(lines, 1, 50);
+}
+
 /* Random frames: the stack, the forwards and the link survive. */
 static void survives_noise(void **state)
 {
@@ -740,6 +777,7 @@ int main(void)
 		cmocka_unit_test(knows_how_long_names_are),
 		cmocka_unit_test(tells_the_mtu),
 		cmocka_unit_test(checks_without_opening),
+		cmocka_unit_test(limits_what_the_library_says),
 		cmocka_unit_test(survives_noise),
 	};
 
