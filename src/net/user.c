@@ -13,10 +13,14 @@
  *    the backlog is full.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/endian.h"
@@ -25,11 +29,13 @@
 #include "net/net_int.h"
 #include "net/user_int.h"
 #include "os/clock.h"
+#include "os/file.h"
 #include "os/plugin.h"
 #include "os/thread.h"
 
 #define SLOTS	    256
 #define BACKLOG_MAX 256
+#define SPARE_FDS   128
 
 struct backlog_frame {
 	struct list link;
@@ -67,6 +73,8 @@ struct user {
 	/* poll set of this turn */
 	struct pollfd *fds;
 	u32 nfds, max_fds;
+	int last_fd; /* that connections from the host may take */
+	bool full;   /* it is taken */
 };
 
 static struct user *user_of(struct net *net)
@@ -204,6 +212,36 @@ static int add_poll(int fd, int events, void *opaque)
 	return (int)u->nfds++;
 }
 
+static bool is_listening(int fd)
+{
+	socklen_t len = sizeof(int);
+	int on = 0;
+
+	return !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) && on;
+}
+
+/* New descriptors get the lowest number that is free. */
+static bool is_short_of_fds(const struct user *u)
+{
+	int fd;
+
+	if (fcntl(u->last_fd, F_GETFD) < 0)
+		return false;
+	fd = fcntl(loop_fd(u->loop), F_DUPFD_CLOEXEC, 0);
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 || fd > u->last_fd;
+}
+
+/* With few descriptors left nobody is let in: the others need them, and a connection that cannot be
+ * accepted would be reported for ever. */
+static int add_socket(int fd, int events, void *opaque)
+{
+	struct user *u = opaque;
+
+	return add_poll(fd, u->full && is_listening(fd) ? 0 : events, u);
+}
+
 static int get_revents(int index, void *opaque)
 {
 	struct user *u = opaque;
@@ -234,8 +272,9 @@ static void turn(struct user *u)
 	int rc;
 
 	u->nfds = 0;
+	u->full = is_short_of_fds(u);
 	if (polled)
-		u->api->pollfds_fill(u->slirp, &slirp_ms, add_poll, u);
+		u->api->pollfds_fill(u->slirp, &slirp_ms, add_socket, u);
 	if (polled && u->forwards.udp)
 		user_udp_fill(u->forwards.udp, add_poll, u);
 	slirp_fds = u->nfds;
@@ -362,9 +401,13 @@ static int open_stack(struct user *u, const struct user_config *c, struct err *e
 {
 	SlirpConfig config;
 	int rc = user_make_config(c, &config, err);
+	u64 limit;
 
 	if (rc)
 		return rc;
+	limit = fd_limit_raise();
+	u->last_fd =
+		limit && limit < INT_MAX ? (int)(limit - min(limit / 2, (u64)SPARE_FDS)) : INT_MAX;
 	u->api->set_log(library_line);
 	u->slirp = u->api->new (&config, &callbacks, u);
 	if (!u->slirp)

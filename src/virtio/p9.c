@@ -16,7 +16,6 @@
 #include <linux/virtio_ids.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/endian.h"
@@ -283,17 +282,6 @@ static void *p9_thread(void *arg)
 	return NULL;
 }
 
-/* Each fid is a descriptor: use as many as the host allows. */
-static void raise_limit(void)
-{
-	struct rlimit limit;
-
-	if (!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur < limit.rlim_max) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
-
 static int open_folder(struct p9 *p9, const char *path, struct err *err)
 {
 	struct stat st;
@@ -325,7 +313,7 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 	rc = open_folder(p9, o->path, err);
 	if (rc)
 		return rc;
-	raise_limit();
+	fd_limit_raise(); /* each fid is a descriptor */
 	p9->reply = malloc(P9_MAX_MSIZE);
 	p9->loop = loop_new();
 	if (!p9->reply || !p9->loop)

@@ -6,13 +6,18 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/endian.h"
@@ -735,6 +740,50 @@ static void limits_what_the_library_says(void **state)
 	assert_in_range(lines, 1, 50);
 }
 
+static u32 count_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	u32 n = 0;
+
+	if (!dir)
+		return UINT32_MAX; /* no descriptor is left */
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* More connections to a forward than there are descriptors: some are left for others. The limit
+ * stays low. */
+static void spares_descriptors(void **state)
+{
+	const struct rlimit limit = {.rlim_cur = 300, .rlim_max = 300};
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct guest g = {.room = 10000};
+	struct net *net;
+	char spec[160];
+	pid_t child;
+
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	snprintf(a.sun_path, sizeof(a.sun_path), "/tmp/test-user-%d.sock", (int)getpid());
+	snprintf(spec, sizeof(spec), "user,ipv6=off,hostfwd=unix:%s-:22", a.sun_path);
+	net = open_link(spec, &g);
+	child = fork();
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (int i = 0; i < 250; i++)
+			connect(socket(AF_UNIX, SOCK_STREAM, 0), (struct sockaddr *)&a, sizeof(a));
+		pause();
+	}
+	for (int i = 0; i < 20000 && count_fds() < 300 - 128; i++)
+		usleep(1000);
+	usleep(200000); /* it could go on, and does not */
+	assert_in_range(count_fds(), 300 - 128, 300 - 64);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	net_close(net);
+}
+
 /* Random frames: the stack, the forwards and the link survive. */
 static void survives_noise(void **state)
 {
@@ -779,6 +828,7 @@ int main(void)
 		cmocka_unit_test(checks_without_opening),
 		cmocka_unit_test(limits_what_the_library_says),
 		cmocka_unit_test(survives_noise),
+		cmocka_unit_test(spares_descriptors),
 	};
 
 	setenv("BOTHY_PLUGINS", getenv("BOTHY_BUILD") ? getenv("BOTHY_BUILD") : "build", 1);
