@@ -36,6 +36,7 @@
 #define SLOTS	    256
 #define BACKLOG_MAX 256
 #define SPARE_FDS   128
+#define MOST_FDS    8192 /* each connection of the guest's is one, and memory of the host's kernel */
 
 struct backlog_frame {
 	struct list link;
@@ -405,7 +406,7 @@ static int open_stack(struct user *u, const struct user_config *c, struct err *e
 
 	if (rc)
 		return rc;
-	limit = fd_limit_raise();
+	limit = fd_limit_raise(MOST_FDS);
 	u->last_fd =
 		limit && limit < INT_MAX ? (int)(limit - min(limit / 2, (u64)SPARE_FDS)) : INT_MAX;
 	u->api->set_log(library_line);

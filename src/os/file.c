@@ -147,16 +147,17 @@ int fd_set_nonblock(int fd, bool on)
 	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
 }
 
-u64 fd_limit_raise(void)
+u64 fd_limit_raise(u64 most)
 {
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit))
 		return 0;
-	if (limit.rlim_cur < limit.rlim_max) {
+	most = min(most, (u64)limit.rlim_max);
+	if (limit.rlim_cur < most) {
 		rlim_t before = limit.rlim_cur;
 
-		limit.rlim_cur = limit.rlim_max;
+		limit.rlim_cur = most;
 		if (setrlimit(RLIMIT_NOFILE, &limit))
 			limit.rlim_cur = before;
 	}

@@ -23,8 +23,9 @@ int file_write_all(const char *path, const void *data, size_t len, struct err *e
 
 int fd_set_nonblock(int fd, bool on);
 
-/* Let this process have as many descriptors as the host allows; how many that is (0: unknown). */
-u64 fd_limit_raise(void);
+/* Let this process have at least `most` descriptors, or as many as the host allows; how many it may
+ * have now (0: unknown). */
+u64 fd_limit_raise(u64 most);
 
 /* Close and set to -1; -1 is ignored. */
 void fd_close(int *fd);

@@ -313,7 +313,7 @@ static int init(struct virtio_device *dev, const void *config, struct err *err)
 	rc = open_folder(p9, o->path, err);
 	if (rc)
 		return rc;
-	fd_limit_raise(); /* each fid is a descriptor */
+	fd_limit_raise(UINT64_MAX); /* each fid is a descriptor */
 	p9->reply = malloc(P9_MAX_MSIZE);
 	p9->loop = loop_new();
 	if (!p9->reply || !p9->loop)
