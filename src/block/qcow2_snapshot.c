@@ -479,6 +479,8 @@ static int prepare(struct qcow2 *s, struct err *err)
 
 static int conclude(struct qcow2 *s, int rc, struct err *err)
 {
+	struct block_check leaks = {0};
+
 	if (!rc) {
 		rc = qcow2_settle(s);
 	} else {
@@ -488,10 +490,13 @@ static int conclude(struct qcow2 *s, int rc, struct err *err)
 		qcow2_refresh_copied(s);
 		pthread_mutex_unlock(&s->lock);
 	}
-	if (rc == -EOVERFLOW)
+	/* Nothing is wrong with the file, so the counts that went up can be put right. */
+	if (rc == -EOVERFLOW) {
+		qcow2_check(&s->block, BLOCK_FIX_LEAKS, &leaks, NULL);
 		return err_set(err, EOVERFLOW,
 			       "%s: refcounts of %u bits are too narrow for one more snapshot",
 			       s->block.name, 1u << s->h.refcount_order);
+	}
 	return rc ? err_set(err, -rc, "%s: %s", s->block.name, strerror(-rc)) : 0;
 }
 

@@ -318,6 +318,17 @@ ok "delete three" "$bothy" img snapshot -d three s.qcow2
 ok "check at last" qemu-img check -q s.qcow2
 ok "is still one" "$bothy" img compare -q -f qcow2 -F raw s.qcow2 disk
 no 1 "no such" "$bothy" img snapshot -a nope s.qcow2
+# one too many for narrow refcounts: nothing is left of it
+for bits in 1 2; do
+	ok "image" "$bothy" img convert -f raw -O qcow2 -o refcount_bits=$bits,cluster_size=4k disk n.qcow2
+	ok "a packed one" qemu-io -f qcow2 -c "write -c -P 3 15M 4k" -c "write -c -P 4 15400k 4k" n.qcow2
+	for i in 1 2 3; do
+		"$bothy" img snapshot -c $i n.qcow2 >out 2>&1 || has "too narrow"
+		ok "check of $i" qemu-img check -q n.qcow2
+	done
+	no 1 "too many" "$bothy" img snapshot -c four n.qcow2
+	ok "contents" qemu-io -f qcow2 -c "read -P 3 15M 4k" -c "read -P 4 15400k 4k" n.qcow2
+done
 # of other sizes: back to the smaller one and to the larger
 ok "image" "$bothy" img convert -f raw -O qcow2 -o cluster_size=4k disk s.qcow2
 ok "small" "$bothy" img snapshot -c small s.qcow2
