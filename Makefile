@@ -33,7 +33,7 @@ soak:
 	@$(MAKE) --no-print-directory all
 	@SOAK=1 scripts/run-tests $(BUILD) --suite soak --jobs 1
 	@SOAK=1 scripts/check-threads $(SAN)-threads --suite threads --jobs 1
-	@SOAK=1 scripts/check-threads $(SAN)-threads --suite image --not-suite soak --jobs 1
+	@SOAK=1 scripts/check-threads $(SAN)-threads --suite image --not-suite soak --not-suite ceph --jobs 1
 
 bench: all
 	@scripts/deps bench
