@@ -337,6 +337,55 @@ static void stale_table(void **state)
 	disk_free(&d);
 }
 
+/* L1 moves and a snapshot is taken while tables are on their way, asked for and not. */
+static void changed_under_loads(void **state)
+{
+	struct op asked, other;
+	struct disk d;
+	struct err err;
+	u8 value;
+
+	many_tables(&d);
+	if (no_ring(&d))
+		skip();
+	watch_rule(&watch, WATCH_AFTER, BLOCK_READ, d.l2[6], d.l2[6] + 1, 1);
+	watch_rule(&watch, WATCH_AFTER, BLOCK_READ, d.l2[20], d.l2[20] + 1, 1);
+	assert_int_equal(read_at(&d, 4 * d.span, &value), 0);
+	assert_int_equal(read_at(&d, 5 * d.span, &value), 0);
+	start(&d, &asked, BLOCK_READ, 20 * d.span, 0);
+	while (watch.nheld < 2)
+		turn(&d);
+	assert_int_equal(block_resize(d.b, 2 * TABLES * d.span, false, &err), 0);
+	watch_release(&watch);
+	assert_int_equal(finish(&d, &asked), 0);
+	assert_int_equal(asked.data[0], 21);
+
+	watch_rule(&watch, WATCH_AFTER, BLOCK_READ, d.l2[12], d.l2[12] + 1, 1);
+	start(&d, &asked, BLOCK_READ, 12 * d.span, 0);
+	while (!watch.nheld)
+		turn(&d);
+	assert_int_equal(block_snapshot_create(d.b, "one", &err), 0);
+	start(&d, &other, BLOCK_WRITE, 12 * d.span, 0x5a);
+	watch_release(&watch);
+	assert_int_equal(finish(&d, &asked), 0);
+	assert_true(asked.data[0] == 13 || asked.data[0] == 0x5a);
+	assert_int_equal(finish(&d, &other), 0);
+	for (u64 i = 0; i < TABLES; i++) {
+		assert_int_equal(read_at(&d, i * d.span, &value), 0);
+		assert_int_equal(value, i == 12 ? 0x5a : i + 1);
+	}
+	disk_close(&d);
+	/* The snapshot has what it had. */
+	disk_open(&d);
+	assert_int_equal(block_resize(d.b, TABLES * d.span, true, &err), -EBUSY);
+	assert_int_equal(block_snapshot_apply(d.b, "one", &err), 0);
+	assert_int_equal(read_at(&d, 12 * d.span, &value), 0);
+	assert_int_equal(value, 13);
+	disk_close(&d);
+	check_sound(&d);
+	disk_free(&d);
+}
+
 /* What cannot be read ahead is no business of those who did not ask for it. */
 static void error_ahead(void **state)
 {
@@ -702,6 +751,7 @@ int main(void)
 		cmocka_unit_test(sequential_reader_held_up),
 		cmocka_unit_test(random_reader),
 		cmocka_unit_test(stale_table),
+		cmocka_unit_test(changed_under_loads),
 		cmocka_unit_test(error_ahead),
 		cmocka_unit_test(broken_ahead),
 		cmocka_unit_test(cache_limit),
