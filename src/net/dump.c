@@ -23,6 +23,7 @@ struct dump {
 	struct net *lower;
 	pthread_mutex_t lock; /* frames of several pairs and both directions meet in one file */
 	int fd;
+	u64 size; /* of what is whole in the file */
 };
 
 struct dump_config {
@@ -43,7 +44,8 @@ struct pcap_record {
 
 /* ---- writing ---- */
 
-static ssize_t write_record(int fd, const struct net_frame *frame)
+/* 0, or -errno and the file ends with the record before (as far as it is one that can). */
+static int write_record(struct dump *dump, const struct net_frame *frame)
 {
 	u64 now = clock_realtime_ns();
 	struct pcap_record record = {
@@ -54,21 +56,35 @@ static ssize_t write_record(int fd, const struct net_frame *frame)
 	};
 	struct iovec iov[MAX_IOV] = {{.iov_base = &record, .iov_len = sizeof(record)}};
 	u32 n = min(frame->niov, (u32)MAX_IOV - 1);
+	ssize_t want, written;
+	int rc;
 
 	memcpy(iov + 1, frame->iov, n * sizeof(*iov));
 	for (u32 i = 0, sum = 0; i < n; i++, record.captured = sum)
 		sum += (u32)frame->iov[i].iov_len;
-	return writev(fd, iov, (int)n + 1);
+	want = (ssize_t)(sizeof(record) + record.captured);
+	written = writev(dump->fd, iov, (int)n + 1);
+	if (written == want) {
+		dump->size += (u64)want;
+		return 0;
+	}
+	rc = written < 0 ? -errno : -ENOSPC;
+	if (ftruncate(dump->fd, (off_t)dump->size))
+		errno = 0;
+	return rc;
 }
 
 static void capture(struct dump *dump, const struct net_frame *frames, u32 n)
 {
 	pthread_mutex_lock(&dump->lock);
-	for (u32 i = 0; i < n && dump->fd >= 0; i++)
-		if (write_record(dump->fd, &frames[i]) < 0) {
-			log_errno("the network capture ends here");
-			fd_close(&dump->fd);
-		}
+	for (u32 i = 0; i < n && dump->fd >= 0; i++) {
+		int rc = write_record(dump, &frames[i]);
+
+		if (!rc)
+			continue;
+		log_error("the network capture ends here: %s", strerror(-rc));
+		fd_close(&dump->fd);
+	}
 	pthread_mutex_unlock(&dump->lock);
 }
 
@@ -89,6 +105,7 @@ static int open_file(struct dump *dump, const char *path, struct err *err)
 		return err_set(err, errno, "%s: %s", path, strerror(errno));
 	if (write(dump->fd, &header, sizeof(header)) != sizeof(header))
 		return err_set(err, EIO, "%s: cannot write", path);
+	dump->size = sizeof(header);
 	return 0;
 }
 

@@ -5,9 +5,12 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/endian.h"
@@ -250,6 +253,38 @@ static void capture_has_both_directions(void **state)
 	loop_free(loop);
 }
 
+/* A disk that is full ends the capture with a whole frame, and nothing else. */
+static void capture_ends_with_a_whole_frame(void **state)
+{
+	struct loop *loop = loop_new();
+	char path[] = "/tmp/bothy-dump-XXXXXX";
+	struct rlimit before, limit;
+	struct net *ends[2], *top;
+	struct err err = {""};
+	struct stat st;
+	u8 data[60] = {2, 1};
+	struct iovec iov = {data, sizeof(data)};
+	struct net_frame frame = {.iov = &iov, .niov = 1, .len = sizeof(data)};
+
+	close(mkstemp(path));
+	assert_int_equal(net_loopback_new(ends, loop, 1, 0), 0);
+	assert_int_equal(net_dump_new(&top, ends[0], path, &err), 0);
+	getrlimit(RLIMIT_FSIZE, &before);
+	limit = before;
+	limit.rlim_cur = 24 + 2 * 76 + 40;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	for (int i = 0; i < 5; i++)
+		assert_int_equal(net_send(top, 0, &frame, 1), 1);
+	setrlimit(RLIMIT_FSIZE, &before);
+	net_close(top);
+	net_close(ends[1]);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_size, 24 + 2 * 76);
+	unlink(path);
+	loop_free(loop);
+}
+
 static void wait_for(struct loop *loop, const u32 *counter, u32 value)
 {
 	u64 end = clock_now_ns() + 10 * NSEC_PER_SEC;
@@ -406,6 +441,7 @@ int main(void)
 		cmocka_unit_test(link_and_bad_frames),
 		cmocka_unit_test(checksum_is_finished),
 		cmocka_unit_test(capture_has_both_directions),
+		cmocka_unit_test(capture_ends_with_a_whole_frame),
 		cmocka_unit_test(limits_sending),
 		cmocka_unit_test(limits_receiving),
 		cmocka_unit_test(limits_from_options),
