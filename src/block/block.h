@@ -91,6 +91,7 @@ enum block_cache {
 	BLOCK_CACHE_WRITEBACK,	  /* host page cache, flushes honoured (default) */
 	BLOCK_CACHE_NONE,	  /* O_DIRECT, flushes honoured */
 	BLOCK_CACHE_WRITETHROUGH, /* host page cache, every write durable before it completes */
+	BLOCK_CACHE_DIRECTSYNC,	  /* O_DIRECT, every write durable before it completes */
 	BLOCK_CACHE_UNSAFE,	  /* host page cache, flushes ignored */
 };
 

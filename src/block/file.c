@@ -106,7 +106,7 @@ static int file_open(struct block *b, const struct block_options *o, struct err 
 	int flags = (o->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
 	int rc;
 
-	f->direct = o->cache == BLOCK_CACHE_NONE;
+	f->direct = o->cache == BLOCK_CACHE_NONE || o->cache == BLOCK_CACHE_DIRECTSYNC;
 	f->unsafe = o->cache == BLOCK_CACHE_UNSAFE;
 	/* O_NONBLOCK: a FIFO must not hold us up; it does nothing to files and disks. */
 	f->fd = open(b->name, flags | (f->direct ? O_DIRECT : 0));

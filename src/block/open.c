@@ -10,7 +10,8 @@
 #define HEAD	  512
 #define MAX_CHAIN 64
 
-const char *const block_cache_names[] = {"writeback", "none", "writethrough", "unsafe", NULL};
+const char *const block_cache_names[] = {"writeback",  "none",	 "writethrough",
+					 "directsync", "unsafe", NULL};
 
 const struct opt block_option_table[] = {BLOCK_OPTIONS(struct block_options, ), OPT_END};
 
@@ -267,7 +268,8 @@ static int add_filters(struct block **b, const struct block_options *o, struct e
 int block_make_top(struct block *b, const struct block_options *o)
 {
 	b->discard = o->discard;
-	b->writethrough = o->cache == BLOCK_CACHE_WRITETHROUGH;
+	b->writethrough =
+		o->cache == BLOCK_CACHE_WRITETHROUGH || o->cache == BLOCK_CACHE_DIRECTSYNC;
 	b->pool = block_pool_new();
 	set_top(b, b);
 	return b->pool ? 0 : -ENOMEM;

@@ -51,7 +51,7 @@ struct img_source {
 		 .dflt = "writeback",                                                              \
 		 .arg = "MODE",                                                                    \
 		 .choices = block_cache_names,                                                     \
-		 .help = "writeback, none, writethrough or unsafe"},                               \
+		 .help = "writeback, none, writethrough, directsync or unsafe"},                   \
 		{.name = "T",                                                                      \
 		 .type = OPT_ENUM,                                                                 \
 		 .offset = offsetof(T, m.cache),                                                   \

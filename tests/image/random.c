@@ -58,6 +58,7 @@ static const struct shape shapes[] = {
 	{"direct", "qcow2", 65536, 24 * MiB, .cache = BLOCK_CACHE_NONE},
 	{"direct-512-backed", "qcow2", 512, 2 * MiB, .backing = 2 * MiB, .cache = BLOCK_CACHE_NONE},
 	{"writethrough", "qcow2", 65536, 8 * MiB, .cache = BLOCK_CACHE_WRITETHROUGH},
+	{"directsync", "qcow2", 65536, 8 * MiB, .cache = BLOCK_CACHE_DIRECTSYNC},
 	{"qemu-64k", "qcow2", 65536, 24 * MiB, .from_qemu = true},
 	{"qemu-packed", "qcow2", 65536, 16 * MiB, .from_qemu = true, .packed = true},
 	{"qemu-packed-zstd", "qcow2", 4096, 8 * MiB, .from_qemu = true, .packed = true,
