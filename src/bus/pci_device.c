@@ -162,6 +162,8 @@ static void bar_map(struct pci_device *dev, struct pci_bar *bar, u64 addr)
 	for (struct pci_region *r = bar->regions; r; r = r->next) {
 		r->range.base = addr + r->offset;
 		if (bus_add(dev->dev.bus, &r->range)) {
+			if (!(u32)(addr + bar->size))
+				continue; /* all ones: somebody asks for the size */
 			log_guest("%s: %s cannot be mapped at 0x%llx", dev->dev.id, r->range.name,
 				  (unsigned long long)r->range.base);
 			continue;
