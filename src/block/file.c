@@ -285,6 +285,7 @@ static void file_submit(struct block *b, struct block_queue *q, struct block_req
 			      .iov = req->iov,
 			      .niov = (unsigned int)req->niov,
 			      .offset = req->pos,
+			      .beside = f->direct,
 			      .user = req};
 
 	switch (req->op) {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* So many wait at most: the device works on them while the next ones are made, and completions
+/* So many for a device wait at most: it works on them while the next ones are made, and completions
  * come back in the same small bunches rather than all at once, after which it has nothing to do. */
 #define SUBMIT_BATCH 4
 
@@ -113,7 +113,7 @@ int uring_queue(struct uring *r, const struct uring_io *io)
 		break;
 	}
 	io_uring_sqe_set_data(sqe, io->user);
-	if (io_uring_sq_ready(&r->ring) >= SUBMIT_BATCH)
+	if (io->beside && io_uring_sq_ready(&r->ring) >= SUBMIT_BATCH)
 		io_uring_submit(&r->ring);
 	return 0;
 }

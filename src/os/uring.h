@@ -27,7 +27,10 @@ struct uring_io {
 	unsigned int niov;
 	u64 offset;
 	int rw_flags; /* RWF_DSYNC, ... */
-	void *user;   /* comes back with the completion */
+	/* A device does it, beside us: it gets them a few at a time. Not so what is no more than a
+	 * copy out of the page cache, done by whoever submits it. */
+	bool beside;
+	void *user; /* comes back with the completion */
 };
 
 /* -EPERM, -ENOSYS where io_uring is forbidden or missing, -ENOMEM, ... Room for `entries`
@@ -39,8 +42,8 @@ void uring_free(struct uring *ring);
 /* Readable when there is something to reap. */
 int uring_fd(const struct uring *ring);
 
-/* Queue one operation; submits by itself every few. -EBUSY when the kernel takes no more until
- * completions are reaped. */
+/* Queue one operation; submits by itself every few of those. -EBUSY when the kernel takes no more
+ * until completions are reaped. */
 int uring_queue(struct uring *ring, const struct uring_io *io);
 
 /* Hand what is queued to the kernel. What it does not take now is taken next time; while it has no
