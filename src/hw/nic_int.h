@@ -101,8 +101,8 @@ static inline void nic_bell_heard(struct nic_bell *bell, u32 frames)
 
 /*
  * Writes to it are queued (BUS_COALESCED). Most drivers push them out with a read. For one that
- * does not, a timer looks for a mask that is lifted, after 1 ms, 2, 4 and so on, while there is a
- * cause behind one that covers all.
+ * does not, a timer looks whether it was lifted, after 1 ms, 2, 4 and so on, while there are causes
+ * and it hides them all.
  */
 struct nic_mask {
 	struct bus_timer timer;

@@ -42,8 +42,8 @@ void uring_free(struct uring *ring);
 /* Readable when there is something to reap. */
 int uring_fd(const struct uring *ring);
 
-/* Queue one operation; submits by itself every few of those. -EBUSY when the kernel takes no more
- * until completions are reaped. */
+/* Queue one operation; what is `beside` is submitted by itself every few. -EBUSY when the kernel
+ * takes no more until completions are reaped. */
 int uring_queue(struct uring *ring, const struct uring_io *io);
 
 /* Hand what is queued to the kernel. What it does not take now is taken next time; while it has no
